@@ -1,0 +1,86 @@
+"""The files from which Hugging Face transformers rebuilds our tokenizer.
+
+Their format is JSON, and JSON holds text, not bytes. So each of the 256 bytes goes
+under the name of a visible character: a byte that is visible in Latin-1 keeps its own
+("a" is 97), and the other 68 take the characters from 256 upwards in order. The space
+is the 33rd of them, hence the "Ġ" (256 + 32) before words in all such vocabularies.
+
+    byte 32 -> chr(288) = "Ġ"        byte 10 -> chr(266) = "Ċ"
+
+Source of the alphabet: the encoder of GPT-2 (Radford et al., 2019).
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+
+
+@cache
+def byte_alphabet() -> tuple[str, ...]:
+    """The visible character that stands for each byte.
+
+    >>> [byte_alphabet()[b] for b in b"a b"]
+    ['a', 'Ġ', 'b']
+    """
+    visible = {b for b in range(256) if chr(b).isprintable() and b != ord(" ")}
+    stand_ins = iter(range(256, 512))
+    return tuple(chr(b if b in visible else next(stand_ins)) for b in range(256))
+
+
+def spell(token: bytes) -> str:
+    """A token as Hugging Face writes it.
+
+    >>> spell("né".encode())
+    'nÃ©'
+    """
+    return "".join(byte_alphabet()[b] for b in token)
+
+
+def tokenizer_json(
+    tokens: Sequence[bytes],
+    merges: Sequence[tuple[int, int]],
+    special_tokens: Mapping[str, int],
+    pattern: str,
+) -> dict:
+    """The content of ``tokenizer.json``.
+
+    Args:
+        tokens: what each ordinary id spells.
+        merges: pairs of ids in the order of learning.
+        special_tokens: name to id.
+        pattern: the regular expression that cuts text into pieces.
+    """
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
+    byte_level["trim_offsets"] = True
+    cut = {"type": "Split", "pattern": {"Regex": pattern}}
+    cut |= {"behavior": "Isolated", "invert": False}
+    return {
+        "version": "1.0",
+        "added_tokens": [
+            {"id": id_, "content": name, "special": True, "normalized": False}
+            | {"single_word": False, "lstrip": False, "rstrip": False}
+            for name, id_ in special_tokens.items()
+        ],
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [cut, byte_level]},
+        "decoder": byte_level,
+        "model": {
+            "type": "BPE",
+            "vocab": {spell(token): id_ for id_, token in enumerate(tokens)},
+            "merges": [[spell(tokens[a]), spell(tokens[b])] for a, b in merges],
+        },
+    }
+
+
+def tokenizer_config(special_tokens: Mapping[str, int], eot: str, pad: str) -> dict:
+    """The content of ``tokenizer_config.json``: which special token plays which part.
+
+    There is no bos token, so nobody can add it twice, and nothing is tidied up when
+    decoding, or the text would not come back as it was.
+    """
+    parts = {"eos_token": eot, "pad_token": pad}
+    config = {part: name for part, name in parts.items() if name in special_tokens}
+    others = [name for name in special_tokens if name not in config.values()]
+    return config | {
+        "additional_special_tokens": others,
+        "clean_up_tokenization_spaces": False,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    }
