@@ -1,0 +1,146 @@
+r"""How surprised is the model? Nats, perplexity, bits per byte.
+
+A model gives every token a probability; its surprise is -ln p, in nats. Three ways to
+state the average:
+
+.. math:: loss = \frac{1}{N} \sum_i -\ln p_i, \qquad perplexity = e^{loss}, \qquad
+          bits/byte = \frac{\sum_i -\ln p_i}{\ln 2 \cdot bytes}
+
+Loss and perplexity depend on the tokenizer: larger tokens are fewer and harder. Bits
+per byte do not, so only they compare models with different vocabularies, or a model
+with gzip, which is a language model too: whoever predicts well, compresses well.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from minillm.errors import is_count, require
+from minillm.model import GPT
+
+
+def token_logprobs(
+    logits: Float[Tensor, "B T V"], tokens: Int[Tensor, "B T"]
+) -> Float[Tensor, "B T-1"]:
+    r"""The log-probability of each token but the first, given those before it.
+
+    .. math:: logprobs_t = \ln softmax(logits_t)[tokens_{t+1}]
+
+    Args:
+        logits: position t scores the token at t + 1.
+        tokens: the same sequences that the logits were computed from.
+
+    Raises:
+        ValueError: shapes that do not belong together.
+
+    >>> token_logprobs(torch.zeros(1, 3, 4), torch.tensor([[0, 1, 2]])).exp()
+    tensor([[0.2500, 0.2500]])
+    """
+    require(
+        logits.shape[:-1] == tokens.shape,
+        "logits",
+        tuple(logits.shape),
+        f"of shape (B, T, V) for tokens {tuple(tokens.shape)}",
+        "pass all T positions; the shift happens here",
+    )
+    nats = F.cross_entropy(
+        logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="none"
+    )
+    return -nats.view(tokens.shape[0], -1)
+
+
+def perplexity(nats: float, n_tokens: int) -> float:
+    """Return e to the mean surprise: how many tokens the model hesitates between.
+
+    Divide the sum by the tokens first, then take the exponential: a mean of
+    perplexities of documents or batches is another, larger number.
+
+    >>> round(perplexity(nats=1.0 + 3.0, n_tokens=2), 3)
+    7.389
+    """
+    require(n_tokens > 0, "n_tokens", n_tokens, "positive", "score at least one token")
+    return math.exp(nats / n_tokens)
+
+
+def bits_per_byte(nats: float, n_bytes: int) -> float:
+    """Return nats as bits, for each byte of UTF-8 text that the tokens stand for.
+
+    >>> bits_per_byte(nats=8 * math.log(2), n_bytes=1)
+    8.0
+    """
+    require(n_bytes > 0, "n_bytes", n_bytes, "positive", "score at least one byte")
+    return nats / math.log(2) / n_bytes
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """The surprise of a text: nats, over how many tokens and bytes."""
+
+    nats: float
+    n_tokens: int
+    n_bytes: int
+
+    @property
+    def loss(self) -> float:
+        """Nats per token."""
+        return self.nats / self.n_tokens
+
+    @property
+    def perplexity(self) -> float:
+        """e to the loss."""
+        return perplexity(self.nats, self.n_tokens)
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Bits per byte of text."""
+        return bits_per_byte(self.nats, self.n_bytes)
+
+
+@torch.no_grad()
+def score_stream(
+    model: GPT, stream: Int[Tensor, " N"], T: int | None = None, B: int = 16
+) -> Float[Tensor, " N-1"]:
+    """Log-probabilities of a stream longer than the context, each token counted once.
+
+    Windows of T tokens overlap by half. The first half of a window only gives context
+    to the second, so that (but for the first T/2) every token is predicted from at
+    least T/2 tokens before it. Windows that do not overlap would charge the model for
+    the ignorance of their first tokens.
+
+    Args:
+        model: the language model, left in the mode it was in.
+        stream: token ids, all documents in a row.
+        T: window; ``None`` takes the model's context.
+        B: windows at a time.
+
+    Raises:
+        ValueError: fewer than two tokens.
+
+    >>> from minillm.model import GPTConfig
+    >>> model = GPT(GPTConfig(vocab_size=64, n_layer=1, n_head=2, n_embd=16, context=8))
+    >>> score_stream(model, torch.arange(30)).shape
+    torch.Size([29])
+    """
+    N, T = len(stream), T or model.config.context
+    require(N >= 2, "stream", N, "at least 2 tokens long", "give more text")
+    require(is_count(B), "B", B, "an int of at least 1", "choose a batch size")
+    T = min(T, N)
+    half = max(T // 2, 1)
+    starts = [*range(0, N - T, half), N - T]  # the last window ends with the stream
+    logprobs = torch.full((N - 1,), torch.nan)
+    was_training = model.training
+    model.eval()
+    for i in range(0, len(starts), B):
+        rows = starts[i : i + B]
+        tokens = torch.stack([stream[s : s + T] for s in rows])
+        tokens = tokens.to(model.embed_tokens.weight.device).long()
+        scores = token_logprobs(model(tokens).float(), tokens).cpu()
+        for s, row in zip(rows, scores, strict=True):
+            new = logprobs[s : s + T - 1].isnan()  # what no earlier window has scored
+            logprobs[s : s + T - 1][new] = row[new]
+    model.train(was_training)
+    return logprobs

@@ -1,0 +1,146 @@
+"""The shape of a model, and what that shape costs.
+
+Every number that describes a model before it is trained follows from its configuration:
+how many parameters it has, how many floating-point operations a token takes, how many
+bytes its key-value cache needs. This module derives them; tests compare the counts with
+the real tensors, and notebooks with the models that you know by name.
+"""
+
+from dataclasses import dataclass, fields
+
+from minillm.errors import is_count, require
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """A Llama-style decoder: RMSNorm, RoPE, SwiGLU, grouped-query attention.
+
+    Args:
+        vocab_size: V, number of tokens.
+        n_layer: number of blocks.
+        n_head: H, query heads; each has D = n_embd / n_head dimensions.
+        n_kv_head: key and value heads, each shared by n_head / n_kv_head query heads;
+            ``None`` means one for each query head.
+        n_embd: C, width of the residual stream.
+        n_hidden: width of the feed-forward layer; ``None`` means 8/3 C, rounded up to a
+            multiple of 32, which gives SwiGLU's three matrices the parameters of a
+            classic MLP's two matrices of width 4C.
+        context: most tokens that a sequence may have.
+        rope_theta: base of RoPE's wavelengths.
+        norm_eps: added to the mean square in RMSNorm.
+        tied: whether the output head is the embedding matrix itself.
+
+    Raises:
+        ValueError: a size that is no positive integer or does not divide.
+
+    Source: Touvron et al. 2023 (LLaMA), section 2.2; Shazeer 2020 (GLU variants).
+
+    >>> GPTConfig(vocab_size=512, n_embd=96, n_head=3).head_dim
+    32
+    """
+
+    vocab_size: int
+    n_layer: int = 4
+    n_head: int = 4
+    n_kv_head: int | None = None
+    n_embd: int = 128
+    n_hidden: int | None = None
+    context: int = 256
+    rope_theta: float = 10_000.0
+    norm_eps: float = 1e-5
+    tied: bool = True
+
+    def __post_init__(self) -> None:
+        if self.n_kv_head is None:
+            object.__setattr__(self, "n_kv_head", self.n_head)
+        if self.n_hidden is None and is_count(self.n_embd):
+            object.__setattr__(self, "n_hidden", -(-8 * self.n_embd // 3 // 32) * 32)
+        for field in fields(self):
+            if field.name not in ("rope_theta", "norm_eps", "tied"):
+                size = getattr(self, field.name)
+                give = "give a positive whole number"
+                require(is_count(size), field.name, size, "an int of at least 1", give)
+        self._require_divisible()
+
+    def _require_divisible(self) -> None:
+        C, H, kv = self.n_embd, self.n_head, self.n_kv_head
+        even = C % (2 * H) == 0  # RoPE rotates pairs of dimensions, so D is even
+        require(
+            even, "n_embd", C, f"a multiple of 2 * n_head = {2 * H}", "change either"
+        )
+        require(H % kv == 0, "n_kv_head", kv, f"a divisor of n_head = {H}", "change it")
+        require(
+            self.rope_theta > 0, "rope_theta", self.rope_theta, "positive", "try 1e4"
+        )
+        require(self.norm_eps > 0, "norm_eps", self.norm_eps, "positive", "try 1e-5")
+
+    @property
+    def head_dim(self) -> int:
+        """D, the width of one attention head."""
+        return self.n_embd // self.n_head
+
+
+def count_parameters(config: GPTConfig) -> dict[str, int]:
+    r"""Count parameters by part, without building the model.
+
+    .. math:: N = VC \cdot (2 - tied) + L \, (2 C^2 + 2 C D H_{kv} + 3 C F + 2C) + C
+
+    with F = ``n_hidden``. ``non_embedding`` is the N of scaling laws: it leaves out the
+    embedding table but keeps an untied head, which multiplies.
+
+    Returns:
+        counts under ``embedding``, ``attention``, ``mlp``, ``norms``, ``head``,
+        ``total`` and ``non_embedding``.
+
+    >>> llama = GPTConfig(32_000, n_layer=32, n_head=32, n_embd=4096, n_hidden=11_008,
+    ...                   context=2048, tied=False)
+    >>> count_parameters(llama)["total"]
+    6738415616
+    """
+    C, L = config.n_embd, config.n_layer
+    kv_width = config.n_kv_head * config.head_dim
+    parts = {
+        "embedding": config.vocab_size * C,
+        "attention": L * (2 * C * C + 2 * C * kv_width),
+        "mlp": L * 3 * C * config.n_hidden,
+        "norms": L * 2 * C + C,
+        "head": 0 if config.tied else config.vocab_size * C,
+    }
+    total = sum(parts.values())
+    return parts | {"total": total, "non_embedding": total - parts["embedding"]}
+
+
+def flops_per_token(config: GPTConfig, T: int, training: bool = True) -> float:
+    r"""Count floating-point operations for one token of a sequence of ``T`` tokens.
+
+    Every weight that multiplies costs one multiplication and one addition; attention
+    adds scores and averages over (T + 1) / 2 keys on average, because it is causal:
+
+    .. math:: forward = 2 N_{matmul} + 2 \cdot 2 L C (T + 1) / 2, \quad
+              training = 3 \cdot forward
+
+    The backward pass costs twice the forward one: a gradient for the input and one for
+    the weight. Norms, RoPE and softmax are left out; they take time, not FLOPs. A tied
+    head multiplies as much as an untied one, so V C counts in both.
+
+    Differs from the paper: PaLM (Chowdhery et al. 2022, appendix B) counts attention as
+    if no key were masked.
+
+    >>> flops_per_token(GPTConfig(512, n_embd=96, n_head=3, n_layer=3), T=128) > 2e6
+    True
+    """
+    require(is_count(T), "T", T, "an int of at least 1", "give a sequence length")
+    parts = count_parameters(config)
+    matmul = parts["attention"] + parts["mlp"] + config.vocab_size * config.n_embd
+    forward = 2 * matmul + 2 * config.n_layer * config.n_embd * (T + 1)
+    return forward * (3 if training else 1)
+
+
+def kv_cache_bytes(config: GPTConfig, B: int, T: int, bytes_per_value: int = 4) -> int:
+    """Bytes that the keys and values of ``B`` sequences of ``T`` tokens take.
+
+    >>> kv_cache_bytes(GPTConfig(512, n_embd=96, n_head=3, n_layer=3), B=64, T=108)
+    15925248
+    """
+    width = config.n_kv_head * config.head_dim
+    return 2 * config.n_layer * B * T * width * bytes_per_value

@@ -1,0 +1,138 @@
+"""Writing: feed the model its own words, one token at a time.
+
+Without a cache, token n costs a forward pass over all n tokens before it. With one, it
+costs a pass over a single token, because keys and values of the past never change. In a
+batch the prompts have unequal lengths; they are padded on the left, so that all rows
+write into the same column.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from minillm.errors import is_count, require
+from minillm.model.attention import KVCache
+from minillm.model.gpt import GPT
+from minillm.model.sampling import Sampling, sampling_logprobs
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What ``generate`` wrote.
+
+    Args:
+        tokens: (B, T) prompts, padded on the left; what follows, padded on the right.
+        mask: (B, T) True at real tokens.
+        prompt_length: the column at which the completions begin.
+    """
+
+    tokens: Int[Tensor, "B T"]
+    mask: Bool[Tensor, "B T"]
+    prompt_length: int
+
+    def completions(self) -> list[list[int]]:
+        """The new tokens of each row, the stop token included, padding left out."""
+        new, real = (
+            self.tokens[:, self.prompt_length :],
+            self.mask[:, self.prompt_length :],
+        )
+        return [row[keep].tolist() for row, keep in zip(new, real, strict=True)]
+
+
+def pad_left(
+    prompts: Sequence[Sequence[int]], pad: int = 0
+) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
+    """Stack prompts of unequal lengths so that all end in the last column.
+
+    Returns:
+        tokens and the mask that is True at real tokens.
+
+    >>> pad_left([[7], [8, 9]])[0]
+    tensor([[0, 7],
+            [8, 9]])
+    """
+    T = max(len(prompt) for prompt in prompts)
+    tokens = torch.full((len(prompts), T), pad, dtype=torch.long)
+    mask = torch.zeros(len(prompts), T, dtype=torch.bool)
+    for row, prompt in enumerate(prompts):
+        tokens[row, T - len(prompt) :] = torch.as_tensor(prompt, dtype=torch.long)
+        mask[row, T - len(prompt) :] = True
+    return tokens, mask
+
+
+@torch.no_grad()
+def generate(
+    model: GPT,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    sampling: Sampling | None = None,
+    stop: int | None = None,
+    pad: int = 0,
+    generator: torch.Generator | None = None,
+    cached: bool = True,
+) -> Generation:
+    """Continue each prompt by up to ``max_new_tokens`` tokens.
+
+    Args:
+        model: the language model; its training mode is as before afterwards.
+        prompts: B lists of token ids, none empty.
+        max_new_tokens: at most so many.
+        sampling: how to choose; ``None`` draws from the model's own distribution.
+        stop: a row ends after this token (usually end of text).
+        pad: the id that fills the gaps; it is masked and never seen.
+        generator: source of randomness, for draws that can be repeated.
+        cached: False recomputes the whole past for every token, to see what that costs.
+
+    Raises:
+        ValueError: no prompt, an empty one, ids that the model does not know, more
+            tokens than the context has room for.
+
+    >>> from minillm.model import GPTConfig, GREEDY
+    >>> model = GPT(GPTConfig(vocab_size=64, n_layer=1, n_head=2, n_embd=16))
+    >>> generate(model, [[1, 2], [3]], max_new_tokens=4, sampling=GREEDY).tokens.shape
+    torch.Size([2, 6])
+    """
+    _check(model, prompts, max_new_tokens, stop)
+    sampling = sampling or Sampling()
+    device = model.embed_tokens.weight.device
+    tokens, mask = (t.to(device) for t in pad_left(prompts, pad))
+    start, was_training = tokens.shape[1], model.training
+    B, end = len(prompts), start + max_new_tokens
+    cache = KVCache(model.config, B, end, model.embed_tokens.weight) if cached else None
+    alive = torch.ones(B, dtype=torch.bool, device=device)
+    model.eval()
+    try:
+        while tokens.shape[1] < end and alive.any():
+            unseen = tokens[:, cache.length :] if cache else tokens
+            logits = model.lm_head(model.hidden(unseen, mask, cache)[:, -1])
+            logprobs = sampling_logprobs(logits, sampling, tokens, mask)
+            drawn = torch.multinomial(logprobs.exp(), 1, generator=generator)[:, 0]
+            tokens = torch.cat([tokens, drawn.where(alive, pad)[:, None]], dim=1)
+            mask = torch.cat([mask, alive[:, None]], dim=1)
+            if stop is not None:
+                alive = alive & (drawn != stop)
+    finally:
+        model.train(was_training)
+    return Generation(tokens, mask, start)
+
+
+def _check(model: GPT, prompts, max_new_tokens: int, stop: int | None) -> None:
+    V, context = model.config.vocab_size, model.config.context
+    remedy = "give at least one token each, for instance the end-of-text token"
+    empty = not prompts or any(len(prompt) == 0 for prompt in prompts)
+    require(not empty, "prompts", prompts, "non-empty lists of token ids", remedy)
+    for prompt in prompts:
+        known = all(isinstance(i, int) and 0 <= i < V for i in prompt)
+        remedy = "encode the text with the tokenizer that the model was trained with"
+        require(known, "prompts", prompt, f"lists of ids in 0..{V - 1}", remedy)
+    n = max_new_tokens
+    require(is_count(n), "max_new_tokens", n, "an int of at least 1", "ask for more")
+    total = max(len(prompt) for prompt in prompts) + n
+    remedy = f"shorten the prompt or ask for fewer than {n} new tokens"
+    limit = f"at most {context}, the model's context"
+    require(total <= context, "prompt length + max_new_tokens", total, limit, remedy)
+    known = stop is None or 0 <= stop < V
+    require(known, "stop", stop, f"a token id in 0..{V - 1}", "use the tokenizer's eot")

@@ -1,0 +1,149 @@
+"""The whole model: embed, a stack of blocks, norm, and a score for every next token.
+
+    x = embedding[tokens]                        B T C
+    for each block:  x = x + attention(norm(x)); x = x + swiglu(norm(x))
+    logits = norm(x) @ head                      B T V
+
+Names and layout are those of transformers' Llama, so that weights pass both ways
+without a permutation (huggingface.py).
+"""
+
+import math
+
+import torch
+from jaxtyping import Bool, Complex, Float, Int
+from torch import Tensor, nn
+
+from minillm.errors import require
+from minillm.model.attention import (
+    Attention,
+    KVCache,
+    attention_mask,
+    positions,
+    rope_rotations,
+)
+from minillm.model.config import GPTConfig
+from minillm.model.layers import RMSNorm, SwiGLU
+
+
+class Block(nn.Module):
+    """One pre-norm block: attention, then the feed-forward layer."""
+
+    def __init__(self, config: GPTConfig, layer: int):
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.n_embd, config.norm_eps)
+        self.self_attn = Attention(config, layer)
+        self.post_attention_layernorm = RMSNorm(config.n_embd, config.norm_eps)
+        self.mlp = SwiGLU(config)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T C"],
+        rotations: Complex[Tensor, "... T D/2"],
+        mask: Bool[Tensor, "B|1 1 T S"] | None = None,
+        cache: KVCache | None = None,
+    ) -> Float[Tensor, "B T C"]:
+        x = x + self.self_attn(self.input_layernorm(x), rotations, mask, cache)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class GPT(nn.Module):
+    """A decoder-only language model.
+
+    Args:
+        config: its shape.
+
+    >>> model = GPT(GPTConfig(vocab_size=64, n_layer=1, n_head=2, n_embd=16))
+    >>> model(torch.tensor([[1, 2, 3]])).shape
+    torch.Size([1, 3, 64])
+    """
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.n_embd)
+        self.layers = nn.ModuleList(Block(config, i) for i in range(config.n_layer))
+        self.norm = RMSNorm(config.n_embd, config.norm_eps)
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        if config.tied:
+            self.lm_head.weight = self.embed_tokens.weight
+        rotations = rope_rotations(config.head_dim, config.context, config.rope_theta)
+        self.register_buffer("rotations", rotations, persistent=False)
+        self.apply(self._initialise)
+
+    def _initialise(self, module: nn.Module) -> None:
+        """Draw small weights; branches that add to the stream start smaller still.
+
+        2L of them add up, so each gets 1 / sqrt(2L) of the usual deviation and the
+        stream keeps its scale at any depth (Radford et al. 2019, section 2.3).
+        """
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, Block):
+            std = 0.02 / math.sqrt(2 * self.config.n_layer)
+            nn.init.normal_(module.self_attn.o_proj.weight, std=std)
+            nn.init.normal_(module.mlp.down_proj.weight, std=std)
+
+    def hidden(
+        self,
+        tokens: Int[Tensor, "B T"],
+        mask: Bool[Tensor, "B S"] | None = None,
+        cache: KVCache | None = None,
+    ) -> Float[Tensor, "B T C"]:
+        """Return the normalised residual stream above the last block.
+
+        Args:
+            tokens: ids; with a cache, only those that it has not seen.
+            mask: True at real tokens, over past and present (S of them). Padding may
+                stand left or right; on the right a causal model needs no mask at all.
+            cache: keys and values of the past; extended by this call.
+
+        Raises:
+            ValueError: tokens that are no (B, T) ints, a sequence longer than the
+                context, a mask of another shape.
+        """
+        T = tokens.shape[1]
+        past = cache.length if cache is not None else 0
+        S = past + T
+        self._check(tokens, mask, S)
+        rotations = self.rotations[past:S]
+        if mask is not None:
+            rotations = self.rotations[positions(mask)[:, past:]]
+        seen = None  # plain causal, the fast path
+        if mask is not None or (cache is not None and T > 1):
+            seen = attention_mask(mask, T, S, tokens.device)
+        elif cache is not None:
+            seen = tokens.new_ones(1, 1, 1, S, dtype=torch.bool)
+        x = self.embed_tokens(tokens)
+        for block in self.layers:
+            x = block(x, rotations, seen, cache)
+        if cache is not None:
+            cache.length = S
+        return self.norm(x)
+
+    def forward(
+        self,
+        tokens: Int[Tensor, "B T"],
+        mask: Bool[Tensor, "B S"] | None = None,
+        cache: KVCache | None = None,
+    ) -> Float[Tensor, "B T V"]:
+        """Return for each position the logits of the next token; see ``hidden``."""
+        return self.lm_head(self.hidden(tokens, mask, cache))
+
+    def _check(self, tokens: Tensor, mask: Tensor | None, S: int) -> None:
+        """Refuse what would fail later with a message about something else."""
+        whole = not tokens.is_floating_point() and tokens.dtype != torch.bool
+        remedy = "pass token ids of shape (B, T)"
+        ok = tokens.dim() == 2 and whole
+        require(
+            ok, "tokens", (tuple(tokens.shape), tokens.dtype), "(B, T) ints", remedy
+        )
+        limit = self.config.context
+        remedy = "shorten the sequence or build the model with a larger context"
+        require(1 <= S <= limit, "sequence length", S, f"in 1..{limit}", remedy)
+        if mask is not None:
+            shape = (tokens.shape[0], S)
+            remedy = "give True for each real token, past ones too"
+            ok = mask.shape == shape and mask.dtype == torch.bool
+            got = (tuple(mask.shape), mask.dtype)
+            require(ok, "mask", got, f"a bool tensor of shape {shape}", remedy)

@@ -1,0 +1,200 @@
+"""Everything that the next step depends on, in one file.
+
+To resume as if nothing had happened, a run needs its weights, the optimizer's moments,
+the number of steps done (schedule and data are functions of it) and the state of every
+random generator. All go into one safetensors file: tensors by name, and the rest as
+JSON in its header. One file means one atomic rename (``minillm.files``): a process
+that is killed at any moment leaves the old checkpoint or the new one.
+
+The file holds whole tensors, so a run may resume on another number of processes.
+"""
+
+import json
+import random
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.optim import Optimizer
+
+from minillm.errors import require
+from minillm.files import atomic_write
+from minillm.model import GPT, GPTConfig
+from minillm.training.distributed import full, shard_like
+
+FORMAT = "minillm checkpoint 1"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds.
+
+    Args:
+        tensors: ``model.*``, ``optimizer.*`` and ``random.*``.
+        step: optimizer steps done.
+        model: the model's configuration.
+        notes: what the trainer wants to find unchanged (its configuration, the data).
+        random: states of Python's and numpy's generators.
+    """
+
+    tensors: dict[str, Tensor]
+    step: int
+    model: GPTConfig
+    notes: dict
+    random: dict
+
+
+def save_checkpoint(
+    path: str | Path,
+    model: GPT,
+    optimizers: list[Optimizer],
+    step: int,
+    notes: dict,
+    write: bool = True,
+) -> None:
+    """Write a checkpoint atomically.
+
+    Args:
+        path: the file; replaced only when the new one is whole.
+        model: the unwrapped model.
+        optimizers: in the order in which they will be loaded.
+        step: optimizer steps done.
+        notes: plain values that ``load_checkpoint`` returns.
+        write: False takes part in gathering slices but leaves the file to another
+            process.
+
+    Raises:
+        DiskFullError: no room; the old checkpoint is untouched.
+    """
+    tensors = {f"model.{name}": full(t) for name, t in _weights(model).items()}
+    tensors |= _optimizer_tensors(model, optimizers)
+    tensors["random.torch"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["random.cuda"] = torch.cuda.get_rng_state()
+    if not write:
+        return
+    header = {
+        "format": FORMAT,
+        "step": json.dumps(step),
+        "model": json.dumps(asdict(model.config)),
+        "notes": json.dumps(notes),
+        "random": json.dumps({"python": random.getstate(), "numpy": _numpy_state()}),
+    }
+    with atomic_write(path) as temporary:
+        save_file({n: t.contiguous() for n, t in tensors.items()}, temporary, header)
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint without applying it.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is corrupt or was not written by ``save_checkpoint``.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"path must be a checkpoint, got {str(path)!r}, which is not there; "
+            "train first or correct the path"
+        )
+    remedy = "use a file written by minillm; if it was one, it was damaged: start again"
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        require(False, "path", str(path), f"a safetensors file ({error})", remedy)
+    ours = header.get("format") == FORMAT
+    require(ours, "path", str(path), f"a {FORMAT!r} file", remedy)
+    return Checkpoint(
+        tensors,
+        json.loads(header["step"]),
+        GPTConfig(**json.loads(header["model"])),
+        json.loads(header["notes"]),
+        json.loads(header["random"]),
+    )
+
+
+@torch.no_grad()
+def restore(checkpoint: Checkpoint, model: GPT, optimizers: list[Optimizer]) -> None:
+    """Put model, optimizers and random generators into the state of a checkpoint.
+
+    Raises:
+        ValueError: the checkpoint belongs to another model; nothing is changed then.
+    """
+    weights = _weights(model)
+    found = _tensors_under(checkpoint, "model.")
+    wrong = {name: tuple(t.shape) for name, t in found.items()}.items() ^ {
+        (name, tuple(t.shape)) for name, t in weights.items()
+    }
+    remedy = "build the model from checkpoint.model"
+    sizes = f"of the same model; differs in {sorted(wrong)[:3]}"
+    require(not wrong, "checkpoint", checkpoint.model, sizes, remedy)
+    for name, weight in weights.items():
+        weight.copy_(shard_like(found[name].to(weight.device), weight))
+    named = dict(model.named_parameters())
+    for i, optimizer in enumerate(optimizers):
+        for key, tensor in _tensors_under(checkpoint, f"optimizer.{i}.").items():
+            name, _, entry = key.rpartition("/")
+            w = named[name]
+            if tensor.ndim:
+                tensor = shard_like(tensor.to(w.device), w)
+            optimizer.state[w][entry] = tensor
+    _restore_random(checkpoint)
+
+
+def load_model(path: str | Path) -> GPT:
+    """Build the model of a checkpoint, to use it rather than to train on.
+
+    Raises:
+        FileNotFoundError, ValueError: see ``load_checkpoint``.
+    """
+    checkpoint = load_checkpoint(path)
+    model = GPT(checkpoint.model)
+    weights = _tensors_under(checkpoint, "model.")
+    if checkpoint.model.tied:
+        weights["lm_head.weight"] = weights["embed_tokens.weight"]
+    model.load_state_dict(weights)
+    return model.eval()
+
+
+def _weights(model: GPT) -> dict[str, Tensor]:
+    tied = model.config.tied
+    weights = model.state_dict().items()
+    return {n: t for n, t in weights if not (tied and n == "lm_head.weight")}
+
+
+def _optimizer_tensors(model: GPT, optimizers: list[Optimizer]) -> dict[str, Tensor]:
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return {
+        f"optimizer.{i}.{names[w]}/{entry}": full(torch.as_tensor(value))
+        for i, optimizer in enumerate(optimizers)
+        for w, state in optimizer.state.items()
+        for entry, value in state.items()
+    }
+
+
+def _tensors_under(checkpoint: Checkpoint, prefix: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in checkpoint.tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def _numpy_state() -> list:
+    kind, keys, *rest = np.random.get_state()  # noqa: NPY002 - the global generator
+    return [kind, keys.tolist(), *rest]
+
+
+def _restore_random(checkpoint: Checkpoint) -> None:
+    torch.set_rng_state(checkpoint.tensors["random.torch"])
+    if "random.cuda" in checkpoint.tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(checkpoint.tensors["random.cuda"])
+    version, internal, gauss = checkpoint.random["python"]
+    random.setstate((version, tuple(internal), gauss))
+    kind, keys, *rest = checkpoint.random["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))  # noqa: NPY002

@@ -1,0 +1,302 @@
+"""The training loop: composition, and nothing that is not somewhere else in full.
+
+    batch = batches[step]                       data/batches.py
+    loss = next_token_loss(model(batch), batch) losses.py
+    loss.backward()
+    clip_gradients(parameters, clip)            optimizers.py
+    optimizer.step()                            optimizers.py, muon.py
+    save_checkpoint(...)                        checkpoints.py
+
+One step may accumulate several batches and span several processes. Its loss is the
+mean over the tokens of all of them, as if they had been one batch: each part is a sum
+divided by the count of the whole window, never a mean of means.
+"""
+
+import contextlib
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from minillm.data.batches import Batch, Windows
+from minillm.errors import is_count, require
+from minillm.model import GPT
+from minillm.training import schedules
+from minillm.training.checkpoints import load_checkpoint, restore, save_checkpoint
+from minillm.training.distributed import World, parallelize
+from minillm.training.losses import count_targets, next_token_loss
+from minillm.training.metrics import MetricsLog
+from minillm.training.optimizers import build_optimizers, clip_gradients
+from minillm.training.precision import autocast
+
+SCHEDULES = {
+    f.__name__: f for f in (schedules.cosine, schedules.wsd, schedules.constant)
+}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train.
+
+    Args:
+        steps: optimizer steps.
+        optimizer: ``"muon"``, ``"adamw"`` or ``"adamw-by-hand"``.
+        lr: peak learning rate of AdamW.
+        matrix_lr: peak learning rate of Muon.
+        betas: of AdamW.
+        weight_decay: decoupled, for parameters of two dimensions.
+        schedule: ``"wsd"``, ``"cosine"`` or ``"constant"``.
+        warmup: steps until the peak.
+        floor: last factor of the schedule.
+        clip: largest norm of the gradient.
+        accumulate: batches in a step.
+        precision: ``"float32"`` or ``"bfloat16"``.
+        parallel: ``"ddp"`` or ``"fsdp"``, where there are several processes.
+        save_every: steps between checkpoints; one is also written at the end.
+    """
+
+    steps: int
+    optimizer: str = "muon"
+    lr: float = 5e-3
+    matrix_lr: float = 0.02
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.1
+    schedule: str = "wsd"
+    warmup: int = 20
+    floor: float = 0.0
+    clip: float = 1.0
+    accumulate: int = 1
+    precision: str = "float32"
+    parallel: str = "ddp"
+    save_every: int = 200
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "accumulate", "save_every"):
+            value = getattr(self, name)
+            require(is_count(value), name, value, "an int of at least 1", "change it")
+        for name in ("lr", "matrix_lr", "clip"):
+            value = getattr(self, name)
+            require(value > 0, name, value, "positive", "try the default")
+        known = tuple(SCHEDULES)
+        s = self.schedule
+        require(s in known, "schedule", s, f"one of {known}", "choose one of them")
+        require(self.warmup >= 0, "warmup", self.warmup, "at least 0", "0 has none")
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """Ctrl-C was pressed, and what had been done until then is saved."""
+
+
+class Trainer:
+    """A model, its batches and its optimizers, on their way from step to step.
+
+    Args:
+        model: the model; on the device of ``world``.
+        batches: ``batches[i]`` is the i-th ``Batch``, whenever it is asked for.
+        config: how to train.
+        folder: for ``checkpoint.safetensors`` and ``metrics.jsonl``; ``None`` keeps
+            nothing on disk.
+        resume: go on from the folder's checkpoint, if there is one.
+        world: the processes that train together.
+        on_step: called with the trainer after each step; it must not draw from the
+            global random generators, or a resumed run would differ.
+        progress: show a bar.
+
+    Raises:
+        ValueError: a checkpoint of another configuration, model or data.
+
+    >>> import torch
+    >>> from minillm.model import GPTConfig
+    >>> model = GPT(GPTConfig(64, n_layer=1, n_head=2, n_embd=16))
+    >>> windows = Windows(torch.arange(640) % 64, T=16, B=4)
+    >>> trainer = Trainer(model, windows, TrainConfig(steps=30), progress=False)
+    >>> losses = trainer.fit().column("loss")
+    >>> losses[-1] < losses[0]
+    True
+    """
+
+    def __init__(
+        self,
+        model: GPT,
+        batches: Windows,
+        config: TrainConfig,
+        folder: str | Path | None = None,
+        resume: bool = True,
+        world: World | None = None,
+        on_step: Callable[["Trainer"], None] | None = None,
+        progress: bool = True,
+    ):
+        self.config, self.batches, self.on_step = config, batches, on_step
+        self.world = world or World()
+        self.folder = Path(folder) if folder else None
+        self.model = model
+        self.parallel = parallelize(model, config.parallel, self.world)
+        self.optimizers = build_optimizers(
+            model,
+            config.optimizer,
+            config.lr,
+            config.matrix_lr,
+            config.betas,
+            config.weight_decay,
+        )
+        self.step = 0
+        self.progress = progress and self.world.rank == 0
+        if resume and self.checkpoint and self.checkpoint.is_file():
+            self._resume()
+        log = self.folder / "metrics.jsonl" if self._writes else None
+        self.metrics = MetricsLog(log, before=self.step)
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """Where the last checkpoint is or will be."""
+        return self.folder / "checkpoint.safetensors" if self.folder else None
+
+    @property
+    def _writes(self) -> bool:
+        return self.folder is not None and self.world.rank == 0
+
+    @property
+    def _notes(self) -> dict:
+        """What a resumed run must have in common with the run that it goes on with."""
+        config = asdict(self.config) | {"betas": list(self.config.betas)}
+        different = ("save_every", "parallel")  # these change no weight
+        config = {name: v for name, v in config.items() if name not in different}
+        return {"train": config, "data": getattr(self.batches, "fingerprint", None)}
+
+    def fit(self) -> MetricsLog:
+        """Train until ``config.steps`` steps are done; return the measurements.
+
+        Raises:
+            TrainingInterrupted: Ctrl-C; the step was finished and saved first.
+            FloatingPointError: the loss is no number any more.
+            DiskFullError: no room for a checkpoint; the last one is whole.
+        """
+        total, tokens = self.config.steps, 0
+        bar = tqdm(
+            total=total, initial=self.step, disable=not self.progress, unit="step"
+        )
+        with bar, _deferred_interrupt() as interrupted:
+            while self.step < total:
+                record = self.train_step()
+                tokens += record["tokens"]
+                self.metrics.append(record)
+                bar.update()
+                bar.set_postfix(loss=f"{record['loss']:.3f}", refresh=False)
+                if self.on_step:
+                    self.on_step(self)
+                stop = self.world.sum(interrupted.is_set()) > 0  # all stop together
+                if (
+                    stop
+                    or self.step % self.config.save_every == 0
+                    or self.step == total
+                ):
+                    self.save()
+                if stop and self.step < total:
+                    raise TrainingInterrupted(self._how_to_go_on())
+        return self.metrics
+
+    def train_step(self) -> dict:
+        """Do one optimizer step; return what was measured on the way."""
+        start = time.perf_counter()
+        window = range(self.config.accumulate)
+        base = self.step * self.config.accumulate
+        batches = [self.world.share(self.batches[base + i]) for i in window]
+        n_targets = self.world.sum(sum(count_targets(*batch) for batch in batches))
+        loss = 0.0
+        for i, batch in enumerate(batches):
+            loss += self._backward(batch, n_targets, last=i == window[-1])
+        loss = self.world.sum(loss)
+        norm = clip_gradients(self.model.parameters(), self.config.clip)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise FloatingPointError(
+                f"loss must stay finite, got {loss} (gradient norm {norm}) at step "
+                f"{self.step}; lower lr or matrix_lr, or warm up for longer"
+            )
+        factor = self._set_learning_rates()
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        return {
+            "step": self.step - 1,
+            "loss": loss,
+            "lr": self.config.lr * factor,
+            "grad_norm": norm,
+            "tokens": int(n_targets),
+            "seconds": time.perf_counter() - start,
+        }
+
+    def _backward(self, batch: Batch, n_targets: float, last: bool) -> float:
+        """Add one batch's share of the gradient; return its share of the mean loss."""
+        # Only the last backward pass of a step has to exchange gradients.
+        quiet = not last and hasattr(self.parallel, "no_sync")
+        with self.parallel.no_sync() if quiet else contextlib.nullcontext():
+            with autocast(self.config.precision, self.world.device):
+                logits = self.parallel(batch.tokens)
+            share = count_targets(*batch) / n_targets
+            loss = next_token_loss(logits.float(), *batch) * share
+            (loss * self.world.size).backward()  # engines average; we want the sum
+        return loss.item()
+
+    def _set_learning_rates(self) -> float:
+        schedule = SCHEDULES[self.config.schedule]
+        config = self.config
+        factor = schedule(self.step, config.steps, config.warmup, config.floor)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak_lr"] * factor
+        return factor
+
+    def save(self) -> None:
+        """Write the checkpoint, if there is a folder; all processes take part."""
+        if self.folder:
+            parts = (self.model, self.optimizers, self.step, self._notes)
+            save_checkpoint(self.checkpoint, *parts, write=self._writes)
+
+    def _resume(self) -> None:
+        checkpoint = load_checkpoint(self.checkpoint)
+        now, then = self._notes, checkpoint.notes
+        old, new = then.get("train", {}), now["train"]
+        changed = {k: (old.get(k), new[k]) for k in new if old.get(k) != new[k]}
+        if then.get("data") != now["data"]:
+            changed["data"] = (then.get("data"), now["data"])
+        remedy = "pass the same settings, choose another folder, or pass resume=False"
+        same = "one that this run goes on with (then, now)"
+        require(not changed, f"checkpoint {self.checkpoint}", changed, same, remedy)
+        restore(checkpoint, self.model, self.optimizers)
+        self.step = checkpoint.step
+
+    def _how_to_go_on(self) -> str:
+        done = f"stopped after step {self.step} of {self.config.steps}"
+        if not self.folder:
+            return f"{done}; nothing was saved, because the trainer has no folder"
+        return f"{done}; saved {self.checkpoint}. Run the same command again to go on."
+
+
+@contextlib.contextmanager
+def _deferred_interrupt() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C into a flag, so that a step is never cut in half.
+
+    A second one is an ordinary KeyboardInterrupt. Signals reach only the main thread;
+    elsewhere the flag stays down and nothing changes.
+    """
+    flag = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
+    previous = signal.getsignal(signal.SIGINT)
+
+    def handler(number, frame) -> None:
+        flag.set()
+        signal.signal(signal.SIGINT, previous)
+
+    signal.signal(signal.SIGINT, handler)
+    try:
+        yield flag
+    finally:
+        signal.signal(signal.SIGINT, previous)
