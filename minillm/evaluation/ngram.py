@@ -52,13 +52,13 @@ class Level:
     totals: Float[np.ndarray, " C"]
     gammas: Float[np.ndarray, " C"]
 
-    def find(
-        self, contexts: Int[np.ndarray, " N"], keys: Int[np.ndarray, " N"]
-    ) -> Int[np.ndarray, " N"]:
-        """Number of each n-gram in this level, or UNSEEN."""
+    def find(self, keys: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
+        """Number of each n-gram in this level, or UNSEEN.
+
+        After an unseen context (-1) the key is negative, so it is not found either.
+        """
         places = np.searchsorted(self.keys, keys).clip(max=len(self.keys) - 1)
-        known = (contexts != UNSEEN) & (self.keys[places] == keys)
-        return np.where(known, places, UNSEEN)
+        return np.where(self.keys[places] == keys, places, UNSEEN)
 
     def interpolate(
         self,
@@ -135,7 +135,7 @@ class KneserNey:
         p = np.full(len(ids), 1 / self.vocab_size)
         contexts = np.zeros(len(ids), dtype=np.int64)
         for level in self.levels:
-            grams = level.find(contexts, contexts * self.vocab_size + ids)
+            grams = level.find(contexts * self.vocab_size + ids)
             p = level.interpolate(contexts, grams, p)
             contexts = np.concatenate([[UNSEEN], grams[:-1]])[: len(ids)]
         return np.log(p)
@@ -148,14 +148,14 @@ class KneserNey:
         for n, level in enumerate(self.levels[: len(context) + 1]):
             number = self._number(context[len(context) - n :])
             contexts = np.full(V, number)
-            grams = level.find(contexts, number * V + np.arange(V))
+            grams = level.find(number * V + np.arange(V))
             p = level.interpolate(contexts, grams, p)
         return p
 
     def _number(self, gram: Int[np.ndarray, " n"]) -> int:
         number = np.zeros(1, dtype=np.int64)
         for level, token in zip(self.levels, gram, strict=False):
-            number = level.find(number, number * self.vocab_size + token)
+            number = level.find(number * self.vocab_size + token)
         return int(number[0])
 
 
