@@ -334,6 +334,24 @@ def test_an_unfinished_installation_is_not_taken_for_a_finished_one(checkout):
     assert not course.is_ready(str(checkout / ".venv"), ["data"])
 
 
+def test_an_installation_that_fails_leaves_no_finished_environment(
+    checkout, monkeypatch
+):
+    pretend_installed(checkout, ["data", "plots"])
+    monkeypatch.setenv("MINILLM_VENV", str(checkout / ".venv"))
+    course = load(checkout / "course.py")
+    monkeypatch.setattr(course, "make_venv", lambda folder: True)
+
+    def fail(folder, extras):
+        assert extras == ["data", "lab", "plots"]  # what was there stays
+        raise course.Trouble("pip failed")
+
+    monkeypatch.setattr(course, "install", fail)
+    with pytest.raises(course.Trouble):
+        course.prepare(["lab"])
+    assert not course.is_ready(course.venv_folder(), ["data"])
+
+
 def test_a_broken_environment_of_ours_is_made_anew(course, monkeypatch, tmp_path):
     folder = tmp_path / "venv"
     folder.mkdir()
