@@ -40,7 +40,8 @@ class Windows:
         seed: of the order and the cuts.
 
     Raises:
-        ValueError: sizes that are no counts, or a stream shorter than one row.
+        ValueError: sizes that are no counts, a negative seed, a stream that is no
+            vector of ids or shorter than one row.
 
     >>> windows = Windows(torch.arange(100), T=5, B=2, seed=0)
     >>> windows[3].tokens.shape, windows[3].tokens.equal(windows[3].tokens)
@@ -53,23 +54,31 @@ class Windows:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        flat = isinstance(self.stream, Tensor) and self.stream.dim() == 1
+        flat = flat and not self.stream.is_floating_point()
+        shown = tuple(self.stream.shape) if isinstance(self.stream, Tensor) else None
+        require(flat, "stream", shown, "a vector of ids", "concatenate the documents")
         N = len(self.stream)
         remedy = "give an int of at least 2"
         require(is_count(self.T) and self.T > 1, "T", self.T, "at least 2", remedy)
         require(is_count(self.B), "B", self.B, "at least 1", "give a positive int")
+        seeds = self.seed == 0 or is_count(self.seed)
+        require(seeds, "seed", self.seed, "an int of at least 0", "choose another")
         fits = f"at least T = {self.T} tokens long"
         require(self.T <= N, "stream", N, fits, "give more text or a smaller context")
 
     @property
     def rows_per_epoch(self) -> int:
-        """How many rows one pass over the stream has; the last few tokens may miss."""
+        """How many rows one pass has; the ends that it misses change with the epoch."""
         return max((len(self.stream) - 1) // (self.T - 1) - 1, 1)
 
     @cached_property
     def fingerprint(self) -> str:
         """A hash of all that decides what ``windows[step]`` is; checkpoints keep it."""
-        sizes = f"{self.T} {self.B} {self.seed} ".encode()
-        return hashlib.sha256(sizes + self.stream.numpy().tobytes()).hexdigest()[:16]
+        hashed = hashlib.sha256(f"{self.T} {self.B} {self.seed} ".encode())
+        for part in self.stream.split(1 << 20):  # as int64, whatever it is stored as
+            hashed.update(part.long().numpy().tobytes())
+        return hashed.hexdigest()[:16]
 
     def __getitem__(self, step: int) -> Batch:
         require(step >= 0, "step", step, "at least 0", "count steps from 0")
@@ -79,13 +88,17 @@ class Windows:
 
     def _row(self, i: int) -> Int[Tensor, " T"]:
         epoch, place = divmod(i, self.rows_per_epoch)
-        order, shift = _epoch_order(self.rows_per_epoch, self.T, self.seed, epoch)
-        start = min(order[place] * (self.T - 1) + shift, len(self.stream) - self.T)
+        rows, stride = self.rows_per_epoch, self.T - 1
+        slack = len(self.stream) - 1 - rows * stride  # how far the cuts may shift
+        order, shift = _epoch_order(rows, slack, self.seed, epoch)
+        start = order[place] * stride + shift
         return self.stream[start : start + self.T].long()
 
 
 @lru_cache(maxsize=8)
-def _epoch_order(rows: int, T: int, seed: int, epoch: int) -> tuple[np.ndarray, int]:
+def _epoch_order(
+    rows: int, slack: int, seed: int, epoch: int
+) -> tuple[np.ndarray, int]:
     """Order of the rows and shift of the cuts in one epoch."""
     rng = np.random.default_rng([seed, epoch])
-    return rng.permutation(rows), int(rng.integers(T - 1))
+    return rng.permutation(rows), int(rng.integers(slack + 1))

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from minillm.errors import is_count, require
 from minillm.model import GPT
+from minillm.model.layers import at_least_float32
 
 
 def token_logprobs(
@@ -35,7 +36,7 @@ def token_logprobs(
         tokens: the same sequences that the logits were computed from.
 
     Raises:
-        ValueError: shapes that do not belong together.
+        ValueError: shapes that do not belong together, or rows of a single token.
 
     >>> token_logprobs(torch.zeros(1, 3, 4), torch.tensor([[0, 1, 2]])).exp()
     tensor([[0.2500, 0.2500]])
@@ -47,6 +48,8 @@ def token_logprobs(
         f"of shape (B, T, V) for tokens {tuple(tokens.shape)}",
         "pass all T positions; the shift happens here",
     )
+    T, remedy = tokens.shape[1], "give rows of at least two tokens"
+    require(T > 1, "tokens", tuple(tokens.shape), "(B, T) with T > 1", remedy)
     nats = F.cross_entropy(
         logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="none"
     )
@@ -63,7 +66,8 @@ def perplexity(nats: float, n_tokens: int) -> float:
     7.389
     """
     require(n_tokens > 0, "n_tokens", n_tokens, "positive", "score at least one token")
-    return math.exp(nats / n_tokens)
+    loss = nats / n_tokens
+    return math.exp(loss) if loss < 709 else math.inf  # beyond, exp itself overflows
 
 
 def bits_per_byte(nats: float, n_bytes: int) -> float:
@@ -118,29 +122,35 @@ def score_stream(
         B: windows at a time.
 
     Raises:
-        ValueError: fewer than two tokens.
+        ValueError: fewer than two tokens, or a window that the model cannot take.
 
     >>> from minillm.model import GPTConfig
     >>> model = GPT(GPTConfig(vocab_size=64, n_layer=1, n_head=2, n_embd=16, context=8))
     >>> score_stream(model, torch.arange(30)).shape
     torch.Size([29])
     """
-    N, T = len(stream), T or model.config.context
+    N, context = len(stream), model.config.context
+    T = context if T is None else T
     require(N >= 2, "stream", N, "at least 2 tokens long", "give more text")
+    fits = is_count(T) and 2 <= T <= context
+    require(fits, "T", T, f"in 2..{context}, the model's context", "choose another")
     require(is_count(B), "B", B, "an int of at least 1", "choose a batch size")
     T = min(T, N)
     half = max(T // 2, 1)
     starts = [*range(0, N - T, half), N - T]  # the last window ends with the stream
-    logprobs = torch.full((N - 1,), torch.nan)
+    parts, done = [], 0  # done: predictions that earlier windows have made
     was_training = model.training
     model.eval()
-    for i in range(0, len(starts), B):
-        rows = starts[i : i + B]
-        tokens = torch.stack([stream[s : s + T] for s in rows])
-        tokens = tokens.to(model.embed_tokens.weight.device).long()
-        scores = token_logprobs(model(tokens).float(), tokens).cpu()
-        for s, row in zip(rows, scores, strict=True):
-            new = logprobs[s : s + T - 1].isnan()  # what no earlier window has scored
-            logprobs[s : s + T - 1][new] = row[new]
-    model.train(was_training)
-    return logprobs
+    try:
+        for i in range(0, len(starts), B):
+            rows = starts[i : i + B]
+            tokens = torch.stack([stream[s : s + T] for s in rows])
+            tokens = tokens.to(model.embed_tokens.weight.device).long()
+            logits = at_least_float32(model(tokens))
+            scores = token_logprobs(logits, tokens).cpu()
+            for s, row in zip(rows, scores, strict=True):
+                parts.append(row[done - s :])
+                done = s + T - 1
+    finally:
+        model.train(was_training)
+    return torch.cat(parts)

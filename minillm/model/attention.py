@@ -90,10 +90,11 @@ class KVCache:
         """Append new keys and values of one layer; return all S of them.
 
         Raises:
-            ValueError: the cache is full.
+            ValueError: the cache is full, or made for another number of sequences.
         """
         start, end = self.length, self.length + k.shape[2]
-        room = self.kv.shape[4]
+        B, room = self.kv.shape[2], self.kv.shape[4]
+        require(len(k) == B, "tokens", len(k), f"{B} rows like the cache", "match them")
         require(
             end <= room, "tokens", end, f"at most {room}, the cache's T", "enlarge T"
         )

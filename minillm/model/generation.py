@@ -87,15 +87,15 @@ def generate(
         cached: False recomputes the whole past for every token, to see what that costs.
 
     Raises:
-        ValueError: no prompt, an empty one, ids that the model does not know, more
-            tokens than the context has room for.
+        ValueError: no prompt, an empty one, ids that the model does not know (pad and
+            stop too), more tokens than the context has room for.
 
     >>> from minillm.model import GPTConfig, GREEDY
     >>> model = GPT(GPTConfig(vocab_size=64, n_layer=1, n_head=2, n_embd=16))
     >>> generate(model, [[1, 2], [3]], max_new_tokens=4, sampling=GREEDY).tokens.shape
     torch.Size([2, 6])
     """
-    _check(model, prompts, max_new_tokens, stop)
+    _check(model, prompts, max_new_tokens, {"stop": stop, "pad": pad})
     sampling = sampling or Sampling()
     device = model.embed_tokens.weight.device
     tokens, mask = (t.to(device) for t in pad_left(prompts, pad))
@@ -119,13 +119,18 @@ def generate(
     return Generation(tokens, mask, start)
 
 
-def _check(model: GPT, prompts, max_new_tokens: int, stop: int | None) -> None:
+def _check(model: GPT, prompts, max_new_tokens: int, extra: dict) -> None:
     V, context = model.config.vocab_size, model.config.context
     remedy = "give at least one token each, for instance the end-of-text token"
-    empty = not prompts or any(len(prompt) == 0 for prompt in prompts)
-    require(not empty, "prompts", prompts, "non-empty lists of token ids", remedy)
+    lists = isinstance(prompts, list | tuple) and len(prompts) > 0
+    ok = lists and all(isinstance(p, list | tuple) and len(p) > 0 for p in prompts)
+    require(ok, "prompts", prompts, "a list of non-empty lists of token ids", remedy)
+
+    def is_id(i) -> bool:
+        return isinstance(i, int) and not isinstance(i, bool) and 0 <= i < V
+
     for prompt in prompts:
-        known = all(isinstance(i, int) and 0 <= i < V for i in prompt)
+        known = all(map(is_id, prompt))
         remedy = "encode the text with the tokenizer that the model was trained with"
         require(known, "prompts", prompt, f"lists of ids in 0..{V - 1}", remedy)
     n = max_new_tokens
@@ -134,5 +139,7 @@ def _check(model: GPT, prompts, max_new_tokens: int, stop: int | None) -> None:
     remedy = f"shorten the prompt or ask for fewer than {n} new tokens"
     limit = f"at most {context}, the model's context"
     require(total <= context, "prompt length + max_new_tokens", total, limit, remedy)
-    known = stop is None or 0 <= stop < V
-    require(known, "stop", stop, f"a token id in 0..{V - 1}", "use the tokenizer's eot")
+    for name, i in extra.items():
+        known = is_id(i) or (name == "stop" and i is None)
+        remedy = "use the tokenizer's eot or pad"
+        require(known, name, i, f"a token id in 0..{V - 1}", remedy)

@@ -71,6 +71,17 @@ class GPT(nn.Module):
         self.register_buffer("rotations", rotations, persistent=False)
         self.apply(self._initialise)
 
+    def _apply(self, fn, recurse=True):
+        """Move or convert the model; the rotations move, but keep their precision.
+
+        ``.to(bfloat16)`` would make them real and leave cosines where rotations were.
+        """
+        super()._apply(fn, recurse)
+        c, device = self.config, self.embed_tokens.weight.device
+        rotations = rope_rotations(c.head_dim, c.context, c.rope_theta)
+        self.rotations = rotations.to(device)
+        return self
+
     def _initialise(self, module: nn.Module) -> None:
         """Draw small weights; branches that add to the stream start smaller still.
 
@@ -102,10 +113,10 @@ class GPT(nn.Module):
             ValueError: tokens that are no (B, T) ints, a sequence longer than the
                 context, a mask of another shape.
         """
-        T = tokens.shape[1]
         past = cache.length if cache is not None else 0
+        self._check(tokens, mask, past)
+        T = tokens.shape[1]
         S = past + T
-        self._check(tokens, mask, S)
         rotations = self.rotations[past:S]
         if mask is not None:
             rotations = self.rotations[positions(mask)[:, past:]]
@@ -130,17 +141,18 @@ class GPT(nn.Module):
         """Return for each position the logits of the next token; see ``hidden``."""
         return self.lm_head(self.hidden(tokens, mask, cache))
 
-    def _check(self, tokens: Tensor, mask: Tensor | None, S: int) -> None:
+    def _check(self, tokens: Tensor, mask: Tensor | None, past: int) -> None:
         """Refuse what would fail later with a message about something else."""
-        whole = not tokens.is_floating_point() and tokens.dtype != torch.bool
-        remedy = "pass token ids of shape (B, T)"
-        ok = tokens.dim() == 2 and whole
-        require(
-            ok, "tokens", (tuple(tokens.shape), tokens.dtype), "(B, T) ints", remedy
-        )
+        whole = tokens.dtype in (torch.int64, torch.int32)  # what nn.Embedding takes
+        ok = tokens.dim() == 2 and tokens.numel() > 0 and whole
+        remedy = "pass token ids (B, T), B and T at least 1"
+        got = (tuple(tokens.shape), tokens.dtype)
+        require(ok, "tokens", got, "(B, T) of int64", remedy)
+        S = past + tokens.shape[1]
         limit = self.config.context
+        fits = limit >= S
         remedy = "shorten the sequence or build the model with a larger context"
-        require(1 <= S <= limit, "sequence length", S, f"in 1..{limit}", remedy)
+        require(fits, "sequence length", S, f"in 1..{limit}", remedy)
         if mask is not None:
             shape = (tokens.shape[0], S)
             remedy = "give True for each real token, past ones too"

@@ -157,6 +157,8 @@ def _read_config(folder: Path) -> GPTConfig:
     for bias in ("attention_bias", "mlp_bias"):
         value = theirs.get(bias, False)
         require(not value, bias, value, "false", "minillm has no biases")
+    act = theirs.get("hidden_act", "silu")
+    require(act == "silu", "hidden_act", act, "'silu'", "minillm has no other gate")
     theta = rope.get("rope_theta", theirs.get("rope_theta", 10_000.0))
     sizes = {ours: theirs[name] for ours, name in SIZES.items()}
     config = GPTConfig(**sizes, rope_theta=theta)
@@ -166,12 +168,19 @@ def _read_config(folder: Path) -> GPTConfig:
     return config
 
 
+def _read_shard_names(index: Path) -> list[str]:
+    try:
+        return sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        require(False, "path", str(index), "an index of shards", "copy it again")
+
+
 def _read_weights(folder: Path) -> dict[str, Tensor]:
+    files, tensors = ["model.safetensors"], {}
     index = folder / "model.safetensors.index.json"
-    files = ["model.safetensors"]
-    if index.is_file():
-        files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    tensors = {}
+    # Like transformers, prefer the one file: an index beside it may be a leftover.
+    if index.is_file() and not (folder / files[0]).is_file():
+        files = _read_shard_names(index)
     for name in files:
         path = folder / name
         if not path.is_file():

@@ -47,7 +47,8 @@ class RMSNormFunction(torch.autograd.Function):
         x, weight, r = ctx.saved_tensors
         C = x.shape[-1]
         gx = g * x
-        grad_weight = gx.view(-1, C).T @ r.view(-1)  # a sum over rows, as one product
+        # A sum over rows, as one product.
+        grad_weight = gx.reshape(-1, C).T @ r.reshape(-1)
         along = (gx @ weight).unsqueeze(-1)
         grad_x = (g * weight).mul_(r).addcmul_(x, along * r**3, value=-1 / C)
         return grad_x, grad_weight, None

@@ -7,6 +7,7 @@ penalty, temperature, top-k, top-p, min-p. Whoever needs the probability of a sa
 token later (PPO, GRPO) asks the same function, so sampling and scoring cannot differ.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from minillm.errors import is_count, require
+from minillm.model.layers import at_least_float32
 
 
 @dataclass(frozen=True)
@@ -43,13 +45,14 @@ class Sampling:
 
     def __post_init__(self) -> None:
         t, k, p, m = self.temperature, self.top_k, self.top_p, self.min_p
-        require(0 <= t < float("inf"), "temperature", t, "at least 0", "0 is greedy")
+        warm = t == 0 or 1e-6 <= t < math.inf  # a smaller one overflows float32
+        require(warm, "temperature", t, "0 or at least 1e-6", "0 is greedy")
         at_least = "an int of at least 1"
         require(k is None or is_count(k), "top_k", k, at_least, "None keeps all")
         require(p is None or 0 < p <= 1, "top_p", p, "in (0, 1]", "1 keeps everything")
         require(m is None or 0 <= m <= 1, "min_p", m, "in [0, 1]", "0 keeps everything")
         r = self.repetition_penalty
-        require(0 < r < float("inf"), "repetition_penalty", r, "positive", "1 is none")
+        require(0 < r < math.inf, "repetition_penalty", r, "positive", "1 is none")
 
 
 GREEDY = Sampling(temperature=0.0)
@@ -95,6 +98,8 @@ def keep_top_p(logits: Float[Tensor, "B V"], p: float) -> Float[Tensor, "B V"]:
     >>> keep_top_p(torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log(), p=0.6).exp()
     tensor([[0.5000, 0.3000, 0.0000, 0.0000]])
     """
+    if p == 1:
+        return logits  # the sum below reaches 1 before the last token, by rounding
     ordered, index = logits.softmax(-1).sort(dim=-1, descending=True, stable=True)
     before = ordered.cumsum(-1) - ordered  # probability of all better tokens
     reject = torch.zeros_like(before, dtype=torch.bool)
@@ -114,7 +119,7 @@ def keep_min_p(logits: Float[Tensor, "B V"], p: float) -> Float[Tensor, "B V"]:
         return logits
     logprobs = logits.log_softmax(-1)
     best = logprobs.max(-1, keepdim=True).values
-    return logits.masked_fill(logprobs < best + torch.tensor(p).log(), -torch.inf)
+    return logits.masked_fill(logprobs < best + math.log(p), -torch.inf)
 
 
 def sampling_logprobs(
@@ -131,9 +136,13 @@ def sampling_logprobs(
         tokens: what stands before, for the repetition penalty.
         mask: True at real tokens among them.
 
+    Returns:
+        in float32 at least: bfloat16 cannot even sum to 1 over a vocabulary.
+
     >>> sampling_logprobs(torch.tensor([[1.0, 2.0]]), GREEDY)
     tensor([[-inf, 0.]])
     """
+    logits = at_least_float32(logits)
     if sampling.repetition_penalty != 1.0:
         ask = "pass the sequence so far"
         require(tokens is not None, "tokens", tokens, "given for the penalty", ask)
@@ -141,7 +150,9 @@ def sampling_logprobs(
     if sampling.temperature == 0:
         best = logits.argmax(-1, keepdim=True)
         return torch.full_like(logits, -torch.inf).scatter(-1, best, 0.0)
-    logits = logits / sampling.temperature
+    # A difference: large logits over a small temperature would be inf - inf = NaN.
+    best = logits.max(-1, keepdim=True).values
+    logits = (logits - best) / sampling.temperature
     if sampling.top_k is not None:
         logits = keep_top_k(logits, sampling.top_k)
     if sampling.top_p is not None:
