@@ -1,4 +1,4 @@
-"""One thread per worker: two busy processes with two threads each run ten times slower."""
+"""One thread a worker: two busy processes of two threads each run ten times slower."""
 
 import os
 

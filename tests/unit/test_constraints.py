@@ -265,7 +265,7 @@ def test_a_stock_pip_resolves_all_extras_to_the_pins_and_to_nothing_else(tmp_pat
 
 
 @pytest.mark.network
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize(("target", "python", "markers"), TARGETS)
 def test_the_pins_resolve_on_other_platforms_too(target, python, markers, tmp_path):
     reach_the_index()

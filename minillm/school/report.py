@@ -1,0 +1,133 @@
+"""One page that shows what a run did, in one file that can be sent to anyone.
+
+The page holds its pictures and its style; it loads nothing and runs no script. What it
+says is computed from the run; nothing is worded as a success before it was one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+
+from matplotlib.axes import Axes
+
+from minillm.files import atomic_write
+from minillm.school.show import data_url
+
+CSS = """
+:root { color-scheme: light dark; --line: #8884; --soft: #8882; --blue: #2b7fd4; }
+body { font: 17px/1.55 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto;
+       padding: 0 1rem; }
+h1 { font-size: 1.7rem; line-height: 1.2; } h2 { margin-top: 2.4rem; font-size:
+1.25rem; } .lead { font-size: 1.1rem; } .note { color: #7a808a; font-size: .92rem; }
+table { border-collapse: collapse; width: 100%; font-size: .95rem; } th, td {
+text-align: left; padding: .35rem .6rem .35rem 0;
+         border-bottom: 1px solid var(--line); vertical-align: top; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; } img {
+width: 100%; height: auto; } figure { margin: 1.2rem 0; } figcaption { color: #7a808a;
+font-size: .92rem; } pre { background: var(--soft); padding: .8rem 1rem; border-radius:
+.4rem; overflow: auto;
+      white-space: pre-wrap; overflow-wrap: anywhere; font-size: .86rem; }
+pre b { color: var(--blue); font-weight: 600; }
+code { background: var(--soft); padding: .1em .3em; border-radius: .2em; }
+"""
+
+
+@dataclass
+class Page:
+    """A report in the making: call its methods in reading order, then ``write``.
+
+    >>> page = Page("A title"); page.text("1 < 2"); "1 &lt; 2" in page.html()
+    True
+    """
+
+    title: str
+    parts: list[str] = field(default_factory=list)
+
+    def heading(self, text: str) -> None:
+        """Begin a section."""
+        self.parts.append(f"<h2>{escape(text)}</h2>")
+
+    def text(self, text: str, kind: str = "") -> None:
+        """Add a paragraph; ``kind`` is "", "lead" or "note"."""
+        self.parts.append(f'<p class="{kind}">{escape(text)}</p>')
+
+    def table(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Add a table; cells that are numbers are aligned on the right."""
+        numeric = [
+            all(_is_number(row[i]) for row in rows) and bool(rows)
+            for i in range(len(header))
+        ]
+        lines = [_row(header, numeric, "th"), *(_row(r, numeric, "td") for r in rows)]
+        self.parts.append("<table>" + "\n".join(lines) + "</table>")
+
+    def picture(self, axes: Axes, alt: str) -> None:
+        """Add a figure; ``alt`` says in words what it shows, and is its caption."""
+        image = f'<img src="{data_url(axes)}" alt="{escape(alt, quote=True)}">'
+        caption = f"<figcaption>{escape(alt)}</figcaption>"
+        self.parts.append(f"<figure>{image}{caption}</figure>")
+
+    def sample(self, prompt: str, continuation: str, caption: str) -> None:
+        """Add what a model wrote after a prompt."""
+        self.parts.append(f'<p class="note">{escape(caption)}</p>')
+        text = f"<b>{escape(prompt)}</b>{escape(_printable(continuation))}"
+        self.parts.append(f"<pre>{text}</pre>")
+
+    def html(self) -> str:
+        """The whole page."""
+        title = escape(self.title)
+        return (
+            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            f"<title>{title}</title><style>{CSS}</style></head>\n<body><h1>{title}</h1>\n"
+            + "\n".join(self.parts)
+            + "\n</body></html>\n"
+        )
+
+    def write(self, path: str | Path) -> Path:
+        """Write the page atomically.
+
+        Raises:
+            DiskFullError: no room; an older page is untouched.
+        """
+        with atomic_write(path) as temporary:
+            temporary.write_text(self.html(), encoding="utf-8")
+        return Path(path)
+
+
+def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The same table for a terminal, columns aligned.
+
+    >>> print(plain_table(["stage", "seconds"], [["read", "3"], ["train", "105"]]))
+    stage  seconds
+    read         3
+    train      105
+    """
+    columns = list(zip(header, *rows, strict=True))
+    widths = [max(len(cell) for cell in column) for column in columns]
+    right = [bool(c[1:]) and all(map(_is_number, c[1:])) for c in columns]
+    lines = []
+    for row in (header, *rows):
+        cells = [
+            cell.rjust(width) if number else cell.ljust(width)
+            for cell, width, number in zip(row, widths, right, strict=True)
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _row(cells: Sequence[str], numeric: Sequence[bool], tag: str) -> str:
+    made = [
+        f'<{tag} class="{"number" if number else ""}">{escape(cell)}</{tag}>'
+        for cell, number in zip(cells, numeric, strict=True)
+    ]
+    return f"<tr>{''.join(made)}</tr>"
+
+
+def _is_number(cell: str) -> bool:
+    return not cell or cell.replace(",", "").replace(".", "").isdigit()
+
+
+def _printable(text: str) -> str:
+    """Control characters would break the page or hide in it."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)

@@ -1,0 +1,132 @@
+"""The house style of every picture.
+
+The truth (or a yardstick) is always the same grey dashed line, what we trained is
+always the same blue, rivals take colours that a colour-blind reader tells apart.
+Backgrounds are transparent and text is mid-grey, so a picture reads on a light page
+and a dark one. The title states the finding; lines are labelled where they end.
+"""
+
+import base64
+import io
+import itertools
+from collections.abc import Sequence
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, NullFormatter
+
+OURS, TRUTH, RIVAL, WARM = "#2b7fd4", "#8a8f98", "#d98200", "#c2507a"
+TEXT, FAINT = "#7a808a", "#9aa0aa40"
+
+STYLE = {
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "text.color": TEXT,
+    "axes.labelcolor": TEXT,
+    "axes.titlecolor": TEXT,
+    "axes.edgecolor": TEXT,
+    "xtick.color": TEXT,
+    "ytick.color": TEXT,
+    "grid.color": FAINT,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.titlesize": 13,
+    "font.size": 11.5,
+    "lines.linewidth": 2,
+    "legend.frameon": False,
+}
+
+
+def figure(title: str, x: str, y: str, width: float = 7.5, height: float = 3.6) -> Axes:
+    """Open a figure of one panel in the house style; return its axes.
+
+    Args:
+        title: the finding, as a sentence.
+        x, y: names of the axes, with units.
+        width, height: in inches.
+    """
+    with matplotlib.rc_context(STYLE):
+        axes = Figure((width, height), dpi=144, layout="constrained").subplots()
+        axes.set(title=title, xlabel=x, ylabel=y)
+    return axes
+
+
+def label(axes: Axes, x: float, y: float, text: str, color: str) -> None:
+    """Write beside a point what the line there is, in the line's colour."""
+    axes.annotate(
+        text, (x, y), (6, 0), textcoords="offset points", color=color, va="center"
+    )
+
+
+def yardstick(axes: Axes, y: float, text: str, color: str = TRUTH) -> None:
+    """Draw a level to compare with: dashed, labelled at the right end."""
+    axes.axhline(y, color=color, linestyle="--", linewidth=1.5)
+    axes.annotate(
+        text,
+        (1, y),
+        (-2, 3),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        color=color,
+        ha="right",
+        fontsize=10,
+    )
+
+
+def count_axis(axes: Axes, log: bool = False) -> None:
+    """Write the numbers of the x axis as 10k, 100k, 1M; optionally logarithmic."""
+    if log:
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def bars(title: str, x: str, names: Sequence[str], values: Sequence[float]) -> Axes:
+    """Horizontal bars, one a name, with the value at the end; the last one is ours."""
+    axes = figure(title, x, "", height=0.9 + 0.42 * len(names))
+    colors = [TRUTH] * (len(names) - 1) + [OURS]
+    places = range(len(names), 0, -1)
+    axes.barh(places, values, color=colors, height=0.66)
+    axes.set_yticks(places, names)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=False, axis="y")
+    for place, value in zip(places, values, strict=True):
+        label(axes, value, place, f"{value:.2f}", TEXT)
+    axes.set_xlim(0, max(values) * 1.1)
+    return axes
+
+
+def smooth(values: Sequence[float], spread: float = 0.1) -> list[float]:
+    """Mean of the neighbours within ``spread`` of each position, so a curve can be read.
+
+    The window grows with the position, which on a logarithmic axis is a constant width;
+    it looks both ways, so the smoothed curve does not lag behind.
+
+    >>> smooth([4.0, 2.0, 2.0, 2.0])
+    [4.0, 2.0, 2.0, 2.0]
+    """
+    sums = [0.0, *itertools.accumulate(values)]
+    means = []
+    for i in range(len(values)):
+        low = int(i * (1 - spread))
+        high = min(int(i * (1 + spread)) + 1, len(values))
+        means.append((sums[high] - sums[low]) / (high - low))
+    return means
+
+
+def png(axes: Axes) -> bytes:
+    """The picture as a PNG file."""
+    buffer = io.BytesIO()
+    axes.figure.savefig(buffer, format="png", transparent=True)
+    return buffer.getvalue()
+
+
+def data_url(axes: Axes) -> str:
+    """The picture as text that an HTML page can hold, so that the page is one file."""
+    return "data:image/png;base64," + base64.b64encode(png(axes)).decode()

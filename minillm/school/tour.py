@@ -1,0 +1,291 @@
+"""The main job: text, tokenizer, pre-training, evaluation, samples, report.
+
+Everything that the course explains happens here once, at the size of a laptop:
+
+    read      documents, some held out
+    tokenize  a byte-level BPE learns its vocabulary from the training text
+    train     a Llama-style model learns to predict the next token
+    evaluate  bits per byte on held-out text, beside gzip, xz and a 5-gram model
+    report    a table and a page with pictures
+
+An interrupted run goes on where it stopped when the same command is given again.
+"""
+
+import copy
+import statistics
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from minillm.data import Corpus, Tokenizer, load_corpus, overlap, train_heldout_split
+from minillm.data.batches import Windows
+from minillm.errors import require
+from minillm.evaluation import Likelihood, bits_per_byte, score_stream
+from minillm.evaluation.baselines import compressor_bits_per_byte
+from minillm.evaluation.ngram import KneserNey
+from minillm.model import GPT, GPTConfig, Sampling, count_parameters, generate
+from minillm.school.pipeline import HEADER, Run, open_run
+from minillm.school.report import plain_table
+from minillm.training import MetricsLog, TrainConfig, Trainer
+
+# name -> layers, heads, width; the vocabulary stays small, or it would be the model
+SIZES = {
+    "tiny": (2, 2, 64),
+    "small": (3, 3, 96),
+    "medium": (4, 4, 128),
+    "large": (6, 6, 192),
+}
+SAMPLING = Sampling(temperature=0.8, top_p=0.95)
+N_SAMPLES = 6  # looks at the model during training, the last one at its end
+
+
+@dataclass(frozen=True)
+class TourOptions:
+    """What the user of the main job may choose.
+
+    Args:
+        data: as in ``load_corpus``.
+        minutes: of pre-training; the rest takes about half a minute.
+        size: one of ``SIZES``.
+        vocab_size: tokens of the vocabulary.
+        context: tokens that the model sees at once.
+        batch: rows in a batch.
+        seed: of weights, data order and samples.
+        prompt: what the samples continue; ``None`` takes the first words of a held-out
+            document.
+
+    Raises:
+        ValueError: a value out of its range.
+    """
+
+    data: str = "python-docs"
+    minutes: float = 1.75
+    size: str = "small"
+    vocab_size: int = 1024
+    context: int = 128
+    batch: int = 16
+    seed: int = 0
+    prompt: str | None = None
+
+    def __post_init__(self) -> None:
+        m, s = self.minutes, self.size
+        require(0 < m <= 10_000, "minutes", m, "positive", "1.75 is the default")
+        require(s in SIZES, "size", s, f"one of {tuple(SIZES)}", "choose one of them")
+
+
+@dataclass(frozen=True)
+class Text:
+    """A corpus as the model sees it: both parts as text and as one stream of tokens."""
+
+    corpus: Corpus
+    train: list[str]
+    heldout: list[str]
+    tokenizer: Tokenizer
+    train_stream: torch.Tensor
+    heldout_stream: torch.Tensor
+
+    @property
+    def heldout_bytes(self) -> int:
+        """Bytes of held-out text; a document's end counts as none."""
+        return sum(len(document.encode()) for document in self.heldout)
+
+
+def tour(
+    options: TourOptions, folder: str | Path = "runs/tour", fresh: bool = False
+) -> Run:
+    """Take the model through the pipeline; return the run with its table.
+
+    Args:
+        options: what to do.
+        folder: where weights, tokenizer, measurements and ``report.html`` go.
+        fresh: discard an interrupted run in that folder.
+
+    Raises:
+        TrainingInterrupted: Ctrl-C; the same call goes on.
+        ValueError, FileNotFoundError: see ``load_corpus`` and ``open_run``.
+    """
+    from minillm.school.tour_report import write_report  # matplotlib takes a second
+
+    run, resumed = open_run(folder, options, fresh)
+    text = prepare(run, options)
+    model, metrics, looks = pretrain(run, options, text, resumed)
+    scores = evaluate(run, text, model)
+    with run.stage("report", "drawing what was measured"):
+        page = write_report(run, options, text, model, metrics, looks, scores)
+    run.save(finished=True)
+    print("\n" + plain_table(HEADER, run.table()))
+    print(f"\nreport: {page}")
+    return run
+
+
+def prepare(run: Run, options: TourOptions) -> Text:
+    """Read the corpus, hold a part out, learn the tokenizer on the rest."""
+    with run.stage("read", f"documents from {options.data}"):
+        corpus = load_corpus(options.data, progress=True)
+        train, heldout = train_heldout_split(corpus.documents, 0.08, options.seed)
+        run.add("read", "documents", "", f"{len(corpus.documents):,}")
+        run.add("read", "bytes", "", f"{corpus.n_bytes:,}")
+        leaked = f"{overlap(train, heldout):.1%}"
+        run.add("read", "held-out text also in training", "0.0%", leaked)
+    with run.stage("tokenize", f"learning {options.vocab_size:,} tokens"):
+        tokenizer = Tokenizer.train(train, options.vocab_size, progress=True)
+        tokenizer.save(run.folder / "tokenizer.json")
+        streams = [join(tokenizer, documents) for documents in (train, heldout)]
+        n_bytes = sum(len(document.encode()) for document in train)
+        run.add("tokenize", "vocabulary", "256", f"{tokenizer.vocab_size:,}")
+        length = f"{n_bytes / len(streams[0]):.2f}"
+        run.add("tokenize", "bytes per token", "1.00", length)
+    return Text(corpus, train, heldout, tokenizer, *streams)
+
+
+def join(tokenizer: Tokenizer, documents: list[str]) -> torch.Tensor:
+    """Encode documents as one stream, an end-of-text token after each.
+
+    >>> join(Tokenizer(merges=()), ["a", "b"])
+    tensor([ 97, 256,  98, 256])
+    """
+    encoded = tokenizer.encode_batch(documents)
+    return torch.tensor([i for ids in encoded for i in (*ids, tokenizer.eot)])
+
+
+def pretrain(
+    run: Run, options: TourOptions, text: Text, resumed: bool
+) -> tuple[GPT, MetricsLog, MetricsLog]:
+    """Train a new model, or go on; return it, the measurements and the looks at it."""
+    torch.manual_seed(options.seed)
+    model = GPT(model_config(options, text.tokenizer))
+    windows = Windows(text.train_stream, options.context, options.batch, options.seed)
+    if "steps" not in run.settings:
+        seconds = seconds_per_step(model, windows)
+        run.settings["steps"] = max(int(60 * options.minutes / seconds), 10)
+        run.save(finished=False)
+    steps = run.settings["steps"]
+    config = TrainConfig(steps=steps, warmup=min(20, steps // 5), save_every=100)
+    n = count_parameters(model.config)["total"]
+    size = options.batch * options.context
+    doing = f"{n:,} parameters, {steps:,} steps of {size:,} tokens"
+    with run.stage("train", doing):
+        trainer = Trainer(model, windows, config, run.folder, resume=resumed)
+        look = Look(run, text, trainer)
+        trainer.on_step = look
+        metrics = trainer.fit()
+    model.eval()
+    tokens = sum(metrics.column("tokens"))
+    run.add("train", "parameters", "", f"{n:,}")
+    run.add("train", "tokens seen", f"{len(text.train_stream):,} in all", f"{tokens:,}")
+    loss = statistics.fmean(metrics.column("loss")[-20:])
+    run.add("train", "loss, last 20 steps (nats)", "", f"{loss:.3f}")
+    return model, metrics, look.log
+
+
+def model_config(options: TourOptions, tokenizer: Tokenizer) -> GPTConfig:
+    """The shape of the model that the options ask for."""
+    n_layer, n_head, n_embd = SIZES[options.size]
+    return GPTConfig(
+        tokenizer.vocab_size,
+        n_layer=n_layer,
+        n_head=n_head,
+        n_embd=n_embd,
+        context=options.context,
+    )
+
+
+def seconds_per_step(model: GPT, windows: Windows, steps: int = 12) -> float:
+    """Time a few steps on a copy of the model; the median of all but the first two."""
+    trial = Trainer(copy.deepcopy(model), windows, TrainConfig(steps), progress=False)
+    return statistics.median(trial.fit().column("seconds")[2:])
+
+
+class Look:
+    """Now and then during training: how well does it predict, what does it write?
+
+    Both are recorded beside the metrics. Nothing is drawn from the global generators,
+    so a run that is watched trains exactly like one that is not.
+    """
+
+    def __init__(self, run: Run, text: Text, trainer: Trainer):
+        steps = trainer.config.steps
+        # 1 %, then doubling gaps: most happens early
+        parts = (0.01, 0.04, 0.12, 0.3, 0.6, 1.0)
+        self.at = {max(round(part * steps), 1) for part in parts}
+        self.text, self.seed = text, run.settings["seed"]
+        self.prompt = run.settings["prompt"] or first_words(text.heldout)
+        self.part = text.heldout_stream[:8192]  # enough for a curve
+        self.log = MetricsLog(run.folder / "looks.jsonl", before=trainer.step + 1)
+
+    def __call__(self, trainer: Trainer) -> None:
+        """Look, if it is time to."""
+        if trainer.step not in self.at:
+            return
+        nats = -score_stream(trainer.model, self.part).mean().item()
+        tokens = sum(trainer.metrics.column("tokens"))
+        written = write_sample(
+            trainer.model, self.text.tokenizer, self.prompt, self.seed
+        )
+        record = {"step": trainer.step, "tokens": tokens, "heldout_loss": nats}
+        self.log.append(record | {"prompt": self.prompt, "sample": written})
+
+
+def first_words(documents: list[str], n: int = 5) -> str:
+    """The beginning of the first line that reads like prose, to be continued.
+
+    >>> first_words(["*** 3.14", "The quick brown fox, jumping over dogs"], n=3)
+    'The quick brown'
+    """
+    for line in (line for document in documents for line in document.splitlines()):
+        words = line.split()
+        if len(words) > n and all(w.strip(".,;:").isalpha() for w in words):
+            return " ".join(words[:n])
+    return " ".join(documents[0].split()[:n])
+
+
+def write_sample(
+    model: GPT, tokenizer: Tokenizer, prompt: str, seed: int, n: int = 90
+) -> str:
+    """Continue a prompt with ``SAMPLING``; the same seed writes the same text."""
+    ids = [tokenizer.eot, *tokenizer.encode(prompt)]
+    ids = ids[-(model.config.context // 2) :]
+    n = min(n, model.config.context - len(ids))
+    generator = torch.Generator().manual_seed(seed)
+    written = generate(model, [ids], n, SAMPLING, tokenizer.eot, generator=generator)
+    return tokenizer.decode(i for i in written.completions()[0] if i != tokenizer.eot)
+
+
+def evaluate(run: Run, text: Text, model: GPT) -> dict[str, float]:
+    """Score the held-out text in bits per byte, with the model and with yardsticks."""
+    n_bytes = text.heldout_bytes
+    with run.stage("evaluate", f"{n_bytes:,} bytes that training has not seen"):
+        nats = -score_stream(model, text.heldout_stream).sum().item()
+        likelihood = Likelihood(nats, len(text.heldout_stream), n_bytes)
+        ids = text.train_stream.numpy()
+        ngram = KneserNey.fit(ids, text.tokenizer.vocab_size, order=5)
+        ngram_nats = -ngram.logprobs(text.heldout_stream.numpy()).sum().item()
+        train, heldout = (
+            "\0".join(part).encode() for part in (text.train, text.heldout)
+        )
+        scores = {
+            "gzip": compressor_bits_per_byte(heldout, "gzip"),
+            "xz": compressor_bits_per_byte(heldout, "xz"),
+            "gzip, primed": compressor_bits_per_byte(heldout, "gzip", train),
+            "xz, primed": compressor_bits_per_byte(heldout, "xz", train),
+            "5-gram": bits_per_byte(ngram_nats, n_bytes),
+            "minillm": likelihood.bits_per_byte,
+        }
+    measured = f"{scores['minillm']:.3f}"
+    for name in ("gzip", "xz, primed", "5-gram"):
+        yardstick = f"{scores[name]:.3f} ({name})"
+        run.add("evaluate", "held-out bits per byte", yardstick, measured)
+    perplexity = f"{likelihood.perplexity:.1f}"
+    uniform = f"{text.tokenizer.vocab_size:,} (uniform)"
+    run.add("evaluate", "held-out perplexity per token", uniform, perplexity)
+    return scores
+
+
+def options_from(**given) -> TourOptions:
+    """Options from the command line, where ``None`` means not given."""
+    defaults = asdict(TourOptions())
+    chosen = {
+        name: v for name, v in given.items() if name in defaults and v is not None
+    }
+    return TourOptions(**chosen)
