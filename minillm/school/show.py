@@ -9,6 +9,7 @@ and a dark one. The title states the finding; lines are labelled where they end.
 import base64
 import io
 import itertools
+import math
 from collections.abc import Sequence
 
 import matplotlib
@@ -103,10 +104,10 @@ def bars(title: str, x: str, names: Sequence[str], values: Sequence[float]) -> A
 
 
 def smooth(values: Sequence[float], spread: float = 0.1) -> list[float]:
-    """Mean of the neighbours within ``spread`` of each position, so a curve can be read.
+    """Mean of the neighbours within ``spread`` of each position, for a readable curve.
 
-    The window grows with the position, which on a logarithmic axis is a constant width;
-    it looks both ways, so the smoothed curve does not lag behind.
+    The window grows with the position, a constant width on a logarithmic axis; it
+    looks both ways, so the smoothed curve does not lag behind.
 
     >>> smooth([4.0, 2.0, 2.0, 2.0])
     [4.0, 2.0, 2.0, 2.0]
@@ -114,7 +115,7 @@ def smooth(values: Sequence[float], spread: float = 0.1) -> list[float]:
     sums = [0.0, *itertools.accumulate(values)]
     means = []
     for i in range(len(values)):
-        low = int(i * (1 - spread))
+        low = math.ceil(i * (1 - spread))
         high = min(int(i * (1 + spread)) + 1, len(values))
         means.append((sums[high] - sums[low]) / (high - low))
     return means

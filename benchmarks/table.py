@@ -1,0 +1,61 @@
+"""The README's table of results, made from the committed result files.
+
+    python benchmarks/table.py
+"""
+
+import json
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def load(name: str) -> dict:
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def training_rows() -> list[tuple[str, str]]:
+    rows = []
+    for threads in (1, 2):
+        shapes = load(f"training_{threads}threads")["shapes"]
+        for size, shape in shapes.items():
+            rivals = shape["rivals"]
+            ours, llama = rivals["minillm"], rivals["transformers Llama"]
+            speed = f"{ours['tokens_per_s']:,} tokens/s"
+            nano = f"{ours['speed_ratio']:.2f} of nanoGPT's speed"
+            hf = f"{ours['speed_ratio'] / llama['speed_ratio']:.2f} of transformers'"
+            what = f"training, {size} parameters, {threads} thread(s)"
+            rows.append((what, f"{speed}; {nano}, {hf}; MFU {ours['mfu']:.0%}"))
+    return rows
+
+
+def generation_row() -> tuple[str, str]:
+    shapes = load("generation")["shapes"]
+    times = [shape["batch 64"]["cached_is_faster_by"] for shape in shapes.values()]
+    told = f"{min(times):.0f} to {max(times):.0f} times as fast as uncached"
+    return "generation with a KV cache, batch 64", told
+
+
+def bpe_rows() -> list[tuple[str, str]]:
+    rows = []
+    for size, result in load("bpe")["training"].items():
+        ours, rival = (result["timings"][name] for name in ("minillm", "huggingface"))
+        seconds = f"{ours['median_s']:.2f} s in pure Python"
+        told = f"{seconds}, {rival['median_s']:.2f} s with Hugging Face's tokenizers"
+        rows.append((f"learning {size} tokens from 1 MB", told))
+    return rows
+
+
+def import_row() -> tuple[str, str]:
+    wall = load("imports")["wall"]
+    rooms = wall["all teaching rooms"]["over_torch_s"]
+    return "importing all teaching rooms, over torch", f"{max(rooms, 0):.2f} s"
+
+
+def table() -> str:
+    rows = [*training_rows(), generation_row(), *bpe_rows(), import_row()]
+    lines = ["| what | measured |", "|---|---|"]
+    return "\n".join(lines + [f"| {what} | {told} |" for what, told in rows])
+
+
+if __name__ == "__main__":
+    print(table())
