@@ -5,8 +5,11 @@ beside the target, flush to the disk, then rename. A rename within one folder is
 on every platform, so a reader sees the old file or the new one and never half of one.
 """
 
+import contextlib
 import errno
+import glob
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,9 +37,10 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     'whole'
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())  # else a power cut may keep the name, not the bytes
@@ -49,7 +53,32 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             ) from error
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Delete what processes left that were killed while they wrote ``path``."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError, ValueError):
+            if not _may_be_writing(int(leftover.suffixes[-2][1:]), leftover):
+                leftover.unlink()
+
+
+def _has_signals() -> bool:
+    return os.name != "nt"
+
+
+def _may_be_writing(pid: int, temporary: Path) -> bool:
+    if not _has_signals():  # then signal 0 would end the process; go by the file's age
+        return time.time() - temporary.stat().st_mtime < 3600
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # another user's process, but a process
+    return True
 
 
 def is_disk_full(error: BaseException) -> bool:

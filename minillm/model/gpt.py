@@ -67,20 +67,11 @@ class GPT(nn.Module):
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         if config.tied:
             self.lm_head.weight = self.embed_tokens.weight
-        rotations = rope_rotations(config.head_dim, config.context, config.rope_theta)
-        self.register_buffer("rotations", rotations, persistent=False)
+        # No buffer: .to(bfloat16) would make it real, cosines where rotations were.
+        with torch.device("cpu"):  # even where the weights get no memory yet
+            D, T, theta = config.head_dim, config.context, config.rope_theta
+            self.rotations = rope_rotations(D, T, theta)
         self.apply(self._initialise)
-
-    def _apply(self, fn, recurse=True):
-        """Move or convert the model; the rotations move, but keep their precision.
-
-        ``.to(bfloat16)`` would make them real and leave cosines where rotations were.
-        """
-        super()._apply(fn, recurse)
-        c, device = self.config, self.embed_tokens.weight.device
-        rotations = rope_rotations(c.head_dim, c.context, c.rope_theta)
-        self.rotations = rotations.to(device)
-        return self
 
     def _initialise(self, module: nn.Module) -> None:
         """Draw small weights; branches that add to the stream start smaller still.
@@ -117,6 +108,7 @@ class GPT(nn.Module):
         self._check(tokens, mask, past)
         T = tokens.shape[1]
         S = past + T
+        self.rotations = self.rotations.to(tokens.device)
         rotations = self.rotations[past:S]
         if mask is not None:
             rotations = self.rotations[positions(mask)[:, past:]]

@@ -149,7 +149,8 @@ def _read_config(folder: Path) -> GPTConfig:
     theirs.setdefault("tie_word_embeddings", False)
     lacking = [name for name in SIZES.values() if name not in theirs]
     require(not lacking, "config.json", lacking, "complete", "write it again")
-    rope = theirs.get("rope_parameters") or theirs.get("rope_scaling") or {}
+    # transformers 4 wrote rope_scaling; where both stand, it wins in transformers 5.
+    rope = (theirs.get("rope_parameters") or {}) | (theirs.get("rope_scaling") or {})
     kind = rope.get("rope_type", rope.get("type", "default"))
     require(
         kind == "default", "rope_type", kind, "'default'", "choose an unscaled Llama"

@@ -104,18 +104,19 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # Clones: views of an open file keep Windows from ever replacing it.
+            tensors = {n: file.get_tensor(n).clone() for n in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         require(False, "path", str(path), f"a safetensors file ({error})", remedy)
     ours = header.get("format") == FORMAT
     require(ours, "path", str(path), f"a {FORMAT!r} file", remedy)
-    return Checkpoint(
-        tensors,
-        json.loads(header["step"]),
-        GPTConfig(**json.loads(header["model"])),
-        json.loads(header["notes"]),
-        json.loads(header["random"]),
-    )
+    try:
+        parts = [json.loads(header[n]) for n in ("step", "model", "notes", "random")]
+        step, model, notes, generators = parts
+        return Checkpoint(tensors, step, GPTConfig(**model), notes, generators)
+    except (KeyError, TypeError, ValueError) as error:
+        message = f"a file with a complete header ({error!r})"
+        require(False, "path", str(path), message, remedy)
 
 
 @torch.no_grad()
@@ -123,27 +124,50 @@ def restore(checkpoint: Checkpoint, model: GPT, optimizers: list[Optimizer]) -> 
     """Put model, optimizers and random generators into the state of a checkpoint.
 
     Raises:
-        ValueError: the checkpoint belongs to another model; nothing is changed then.
+        ValueError: the checkpoint belongs to another model or to other optimizers;
+            nothing is changed then.
     """
-    weights = _weights(model)
-    found = _tensors_under(checkpoint, "model.")
-    wrong = {name: tuple(t.shape) for name, t in found.items()}.items() ^ {
-        (name, tuple(t.shape)) for name, t in weights.items()
-    }
-    remedy = "build the model from checkpoint.model"
-    sizes = f"of the same model; differs in {sorted(wrong)[:3]}"
-    require(not wrong, "checkpoint", checkpoint.model, sizes, remedy)
+    weights, found = _weights(model), _tensors_under(checkpoint, "model.")
+    _require_same_model(checkpoint, model, found)
+    moments = _moments(checkpoint, model, optimizers)
     for name, weight in weights.items():
         weight.copy_(shard_like(found[name].to(weight.device), weight))
-    named = dict(model.named_parameters())
-    for i, optimizer in enumerate(optimizers):
-        for key, tensor in _tensors_under(checkpoint, f"optimizer.{i}.").items():
-            name, _, entry = key.rpartition("/")
-            w = named[name]
-            if tensor.ndim:
-                tensor = shard_like(tensor.to(w.device), w)
-            optimizer.state[w][entry] = tensor
+    for optimizer in optimizers:
+        optimizer.state.clear()
+    for optimizer, w, entry, tensor in moments:
+        tensor = tensor.to(w.device)
+        optimizer.state[w][entry] = shard_like(tensor, w) if tensor.ndim else tensor
     _restore_random(checkpoint)
+
+
+def _require_same_model(checkpoint: Checkpoint, model: GPT, found: dict) -> None:
+    """Compare settings too: another n_head or norm_eps would fit the same tensors."""
+    then, now = asdict(checkpoint.model), asdict(model.config)
+    wrong = [(name, then[name], now[name]) for name in now if then[name] != now[name]]
+    expected = {(n, tuple(t.shape), str(t.dtype)) for n, t in _weights(model).items()}
+    stored = {(n, tuple(t.shape), str(t.dtype)) for n, t in found.items()}
+    wrong = wrong or sorted(expected ^ stored)
+    same = f"of the same model; differs in {wrong[:3]}"
+    remedy = "build the model from checkpoint.model"
+    require(not wrong, "checkpoint", checkpoint.model, same, remedy)
+
+
+def _moments(
+    checkpoint: Checkpoint, model: GPT, optimizers: list[Optimizer]
+) -> list[tuple[Optimizer, Tensor, str, Tensor]]:
+    """Find the owner of each optimizer tensor, before anything is changed."""
+    named, moments = dict(model.named_parameters()), []
+    for key, tensor in _tensors_under(checkpoint, "optimizer.").items():
+        i, _, rest = key.partition(".")
+        name, _, entry = rest.rpartition("/")
+        optimizer = optimizers[int(i)] if int(i) < len(optimizers) else None
+        groups = optimizer.param_groups if optimizer else []
+        held = {id(w) for group in groups for w in group["params"]}
+        known = id(named.get(name)) in held
+        remedy = "build the optimizers that wrote it, in the same order"
+        require(known, "checkpoint", key, "of these optimizers", remedy)
+        moments.append((optimizer, named[name], entry, tensor))
+    return moments
 
 
 def load_model(path: str | Path) -> GPT:
@@ -153,8 +177,8 @@ def load_model(path: str | Path) -> GPT:
         FileNotFoundError, ValueError: see ``load_checkpoint``.
     """
     checkpoint = load_checkpoint(path)
-    model = GPT(checkpoint.model)
     weights = _tensors_under(checkpoint, "model.")
+    model = GPT(checkpoint.model).to(weights["embed_tokens.weight"].dtype)
     if checkpoint.model.tied:
         weights["lm_head.weight"] = weights["embed_tokens.weight"]
     model.load_state_dict(weights)

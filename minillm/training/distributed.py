@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from minillm.data.batches import Batch
 from minillm.errors import require
 
+STRATEGIES = ("ddp", "fsdp")
+
 
 @dataclass(frozen=True)
 class World:
@@ -79,8 +81,8 @@ def parallelize(model: nn.Module, strategy: str, world: World) -> nn.Module:
     Raises:
         ValueError: an unknown strategy.
     """
-    known = ("ddp", "fsdp")
-    require(strategy in known, "parallel", strategy, f"one of {known}", "choose one")
+    ok, known = strategy in STRATEGIES, f"one of {STRATEGIES}"
+    require(ok, "parallel", strategy, known, "choose one")
     if world.size == 1:
         return model
     if strategy == "ddp":

@@ -6,6 +6,7 @@ summed over the N positions whose next token is a target. The labels are the tex
 itself, moved one place to the left.
 """
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -55,8 +56,8 @@ def next_token_loss(
         mask: True at tokens that are targets; ``None`` makes all of them targets.
 
     Raises:
-        ValueError: shapes that do not belong together, or no target at all (a mean over
-            nothing would be NaN and spread to every weight).
+        ValueError: shapes that do not belong together, a mask of numbers, or no target
+            at all (a mean over nothing would be NaN and spread to every weight).
 
     Source: Bengio et al. 2003, section 2.
 
@@ -66,8 +67,10 @@ def next_token_loss(
     B_T, shape = tuple(tokens.shape), tuple(logits.shape)
     same = "pass all T positions; the shift happens here"
     require(shape[:-1] == B_T, "logits", shape, f"of shape (B, T, V) for {B_T}", same)
-    ok = mask is None or tuple(mask.shape) == B_T
-    require(ok, "mask", None if mask is None else tuple(mask.shape), f"{B_T}", same)
+    if mask is not None:
+        ok = tuple(mask.shape) == B_T and mask.dtype == torch.bool
+        got = (tuple(mask.shape), mask.dtype)  # ~ of the integer 1 would be -2
+        require(ok, "mask", got, f"a bool tensor of shape {B_T}", "use mask.bool()")
     remedy = "give each batch at least one row with a target after its first token"
     n = count_targets(tokens, mask)
     require(n > 0, "targets", n, "at least 1", remedy)

@@ -64,13 +64,14 @@ class Muon(Optimizer):
         weight_decay: decoupled, as in AdamW.
 
     Raises:
-        ValueError: a parameter that is no matrix.
+        ValueError: a parameter that is no matrix, a negative learning rate.
 
     Differs from the reference: rounds run in the parameter's precision, not bfloat16;
     matrices of one shape are orthogonalised as one stack, which saves most of the time.
     """
 
     def __init__(self, params, lr=0.02, momentum=0.95, weight_decay=0.1):
+        require(lr >= 0, "lr", lr, "at least 0", "try 0.02")
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(params, defaults)
         for parameter in (p for group in self.param_groups for p in group["params"]):

@@ -19,6 +19,8 @@ import torch
 
 from minillm.errors import require
 
+KNOWN = ("float32", "bfloat16")
+
 
 def autocast(precision: str, device: str) -> AbstractContextManager:
     """Return the context for the forward pass.
@@ -34,8 +36,7 @@ def autocast(precision: str, device: str) -> AbstractContextManager:
     ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
     torch.bfloat16
     """
-    known = ("float32", "bfloat16")
-    require(precision in known, "precision", precision, f"one of {known}", "choose one")
+    require(precision in KNOWN, "precision", precision, f"one of {KNOWN}", "choose one")
     if precision == "float32":
         return nullcontext()
     return torch.autocast(device.split(":")[0], dtype=torch.bfloat16)

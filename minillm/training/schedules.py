@@ -68,5 +68,5 @@ def _progress(step: int, start: int, end: int) -> float:
     """How far ``step`` is between start and end, held within [0, 1]."""
     require(step >= 0, "step", step, "at least 0", "count steps from 0")
     if end <= start:
-        return 0.0 if step < end else 1.0
+        return 0.0 if step < max(end, 1) else 1.0  # a run of one step learns something
     return min(max((step - start) / (end - start), 0.0), 1.0)

@@ -26,13 +26,14 @@ from tqdm.auto import tqdm
 from minillm.data.batches import Batch, Windows
 from minillm.errors import is_count, require
 from minillm.model import GPT
+from minillm.model.layers import at_least_float32
 from minillm.training import schedules
 from minillm.training.checkpoints import load_checkpoint, restore, save_checkpoint
-from minillm.training.distributed import World, parallelize
+from minillm.training.distributed import STRATEGIES, World, parallelize
 from minillm.training.losses import count_targets, next_token_loss
 from minillm.training.metrics import MetricsLog
 from minillm.training.optimizers import build_optimizers, clip_gradients
-from minillm.training.precision import autocast
+from minillm.training.precision import KNOWN, autocast
 
 SCHEDULES = {
     f.__name__: f for f in (schedules.cosine, schedules.wsd, schedules.constant)
@@ -82,6 +83,12 @@ class TrainConfig:
         for name in ("lr", "matrix_lr", "clip"):
             value = getattr(self, name)
             require(value > 0, name, value, "positive", "try the default")
+        for name, known in {"precision": KNOWN, "parallel": STRATEGIES}.items():
+            value = getattr(self, name)
+            require(value in known, name, value, f"one of {known}", "choose one")
+        f, w = self.floor, self.weight_decay
+        require(0 <= f <= 1, "floor", f, "in 0..1, a factor of lr", "0 ends at zero")
+        require(w >= 0, "weight_decay", w, "at least 0", "0 has none")
         known = tuple(SCHEDULES)
         s = self.schedule
         require(s in known, "schedule", s, f"one of {known}", "choose one of them")
@@ -203,10 +210,14 @@ class Trainer:
     def train_step(self) -> dict:
         """Do one optimizer step; return what was measured on the way."""
         start = time.perf_counter()
+        for optimizer in self.optimizers:  # an interrupted step may have left some
+            optimizer.zero_grad(set_to_none=True)
         window = range(self.config.accumulate)
         base = self.step * self.config.accumulate
         batches = [self.world.share(self.batches[base + i]) for i in window]
         n_targets = self.world.sum(sum(count_targets(*batch) for batch in batches))
+        remedy = "give each step a row with a target after its first token"
+        require(n_targets > 0, "targets", n_targets, "at least 1", remedy)
         loss = 0.0
         for i, batch in enumerate(batches):
             loss += self._backward(batch, n_targets, last=i == window[-1])
@@ -220,7 +231,6 @@ class Trainer:
         factor = self._set_learning_rates()
         for optimizer in self.optimizers:
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
         self.step += 1
         return {
             "step": self.step - 1,
@@ -238,8 +248,10 @@ class Trainer:
         with self.parallel.no_sync() if quiet else contextlib.nullcontext():
             with autocast(self.config.precision, self.world.device):
                 logits = self.parallel(batch.tokens)
-            share = count_targets(*batch) / n_targets
-            loss = next_token_loss(logits.float(), *batch) * share
+            logits, n = at_least_float32(logits), count_targets(*batch)
+            # Without targets there is no mean, but engines still wait for a gradient.
+            mean = next_token_loss(logits, *batch) if n else 0 * logits.sum()
+            loss = mean * (n / n_targets)
             (loss * self.world.size).backward()  # engines average; we want the sum
         return loss.item()
 

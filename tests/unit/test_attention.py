@@ -206,6 +206,7 @@ def test_odd_widths_have_no_pairs():
 def test_converting_a_model_leaves_its_rotations_alone(convert, dtype, recwarn):
     model = spread_model().float()
     rotations = model.rotations.clone()
+    assert not model.state_dict().keys() & {"rotations"}
     if convert == "to":
         model.to(dtype)
     elif convert == "method":
@@ -217,6 +218,7 @@ def test_converting_a_model_leaves_its_rotations_alone(convert, dtype, recwarn):
         nn.ModuleDict({"policy": model}).to(dtype)
     assert torch.equal(model.rotations, rotations)
     assert model.lm_head.weight.dtype == dtype
+    assert not recwarn.list and not model.state_dict().keys() & {"rotations"}
 
 
 def test_a_model_built_without_memory_gets_its_rotations_with_its_memory():
