@@ -10,8 +10,9 @@ import torch
 
 from minillm.__main__ import main
 from minillm.data import Tokenizer
+from minillm.school.looks import Look, first_words
 from minillm.school.pipeline import Run, open_run
-from minillm.school.tour import Look, TourOptions, first_words, prepare, tour
+from minillm.school.tour import TourOptions, prepare, tour
 from minillm.training import TrainConfig, Trainer, TrainingInterrupted, load_model
 
 SENTENCES = [
