@@ -8,10 +8,5 @@ from minillm.evaluation.perplexity import (
     token_logprobs,
 )
 
-__all__ = [
-    "Likelihood",
-    "bits_per_byte",
-    "perplexity",
-    "score_stream",
-    "token_logprobs",
-]
+__all__ = ["Likelihood", "bits_per_byte", "perplexity"]
+__all__ += ["score_stream", "token_logprobs"]

@@ -13,18 +13,16 @@ training text. So there is a primed variant, which reads the same text first:
 
 How much it gains depends on how far it looks back: 32 kB for gzip (priming does next to
 nothing), 900 kB for bz2, everything for xz. Source: Delétang et al., arXiv:2309.10668.
+
+The third yardstick, a 5-gram, gives nats (``minillm.evaluation.ngram``), which
+``bits_per_byte`` turns into the same unit.
 """
 
 import bz2
 import lzma
-import math
 import zlib
 
-import numpy as np
-from jaxtyping import Int
-
 from minillm.errors import require
-from minillm.evaluation.ngram import KneserNey
 
 COMPRESSORS = {
     "gzip": lambda data: zlib.compress(data, 9),
@@ -55,28 +53,3 @@ def compressor_bits_per_byte(
     compress = COMPRESSORS[method]
     before = len(compress(primed_with)) if primed_with else 0
     return 8 * (len(compress(primed_with + heldout)) - before) / len(heldout)
-
-
-def ngram_bits_per_byte(
-    train_ids: Int[np.ndarray, " N"],
-    heldout_ids: Int[np.ndarray, " M"],
-    heldout_bytes: int,
-    vocab_size: int,
-    order: int = 5,
-) -> float:
-    """Bits per byte of a Kneser-Ney model over the same tokens as the neural one.
-
-    Args:
-        train_ids, heldout_ids: streams with the end-of-text token between documents.
-        heldout_bytes: size of the held-out text in UTF-8, the denominator.
-        vocab_size: size of the tokenizer's vocabulary.
-        order: length of the n-grams.
-
-    >>> ids = np.array([0, 1] * 50)
-    >>> ngram_bits_per_byte(ids, ids, heldout_bytes=100, vocab_size=2) < 0.1
-    True
-    """
-    remedy = "count the bytes of the decoded held-out ids"
-    require(heldout_bytes > 0, "heldout_bytes", heldout_bytes, "positive", remedy)
-    model = KneserNey.fit(train_ids, vocab_size, order)
-    return float(-model.logprobs(heldout_ids).sum() / math.log(2) / heldout_bytes)

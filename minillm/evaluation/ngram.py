@@ -30,6 +30,8 @@ from jaxtyping import Float, Int
 
 from minillm.errors import is_count, require
 
+Ids = Int[np.ndarray, " N"]
+Numbers = Float[np.ndarray, " N"]
 FALLBACK = np.array([0.0, 0.5, 1.0, 1.5])
 UNSEEN = -1
 
@@ -52,7 +54,7 @@ class Level:
     totals: Float[np.ndarray, " C"]
     gammas: Float[np.ndarray, " C"]
 
-    def find(self, keys: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
+    def find(self, keys: Ids) -> Ids:
         """Number of each n-gram in this level, or UNSEEN.
 
         After an unseen context (-1) the key is negative, so it is not found either.
@@ -60,12 +62,7 @@ class Level:
         places = np.searchsorted(self.keys, keys).clip(max=len(self.keys) - 1)
         return np.where(self.keys[places] == keys, places, UNSEEN)
 
-    def interpolate(
-        self,
-        contexts: Int[np.ndarray, " N"],
-        grams: Int[np.ndarray, " N"],
-        shorter: Float[np.ndarray, " N"],
-    ) -> Float[np.ndarray, " N"]:
+    def interpolate(self, contexts: Ids, grams: Ids, shorter: Numbers) -> Numbers:
         """p(w | h) from p(w | h'); a context without counts passes it on unchanged."""
         counts = np.where(grams != UNSEEN, self.counts[grams], 0)
         totals = np.where(contexts != UNSEEN, self.totals[contexts], 0)
@@ -78,19 +75,16 @@ class Level:
 class KneserNey:
     """An n-gram model over token ids; ``fit`` makes one.
 
-    >>> ids = np.array([0, 1, 2] * 20)
-    >>> model = KneserNey.fit(ids, vocab_size=4, order=3)
-    >>> model.probabilities([0, 1]).round(2)
-    array([0.01, 0.01, 0.97, 0.  ])
+    >>> model = KneserNey.fit(np.array([0, 1, 2] * 20), vocab_size=4, order=3)
+    >>> np.exp(model.logprobs(np.array([0, 1, 2]))).round(2)
+    array([0.29, 0.65, 0.97])
     """
 
     vocab_size: int
     levels: tuple[Level, ...]
 
     @classmethod
-    def fit(
-        cls, ids: Int[np.ndarray, " N"], vocab_size: int, order: int = 5
-    ) -> "KneserNey":
+    def fit(cls, ids: Ids, vocab_size: int, order: int = 5) -> "KneserNey":
         """Count the n-grams of up to ``order`` tokens.
 
         Args:
@@ -103,7 +97,7 @@ class KneserNey:
             ValueError: no ids, ids outside the vocabulary, an order below 1.
         """
         ids = _checked(ids, vocab_size)
-        require(ids.size > 0, "ids", ids, "at least one token", "give some text")
+        require(len(ids) > 0, "ids", ids, "at least one token", "give some text")
         require(is_count(order), "order", order, "1 or more", "5 is the usual choice")
         order = min(order, len(ids))
 
@@ -111,20 +105,16 @@ class KneserNey:
         suffixes = contexts  # number of the n-gram without its first token
         tables, n_contexts = [], 1
         for n in range(order):
-            keys, first, numbers, counts = np.unique(
-                contexts * vocab_size + ids[n:],
-                return_index=True,
-                return_inverse=True,
-                return_counts=True,
-            )
+            grams = contexts * vocab_size + ids[n:]
+            # numbers: which key each n-gram is; first: where each key first occurs
+            keys, first, numbers, counts = np.unique(grams, True, True, True)
             if n > 0:  # the shorter order counts distinct tokens before its n-grams
                 tables[-1][1] = np.bincount(suffixes[first], minlength=n_contexts)
             tables.append([keys, counts, n_contexts])
             contexts, suffixes, n_contexts = numbers[:-1], numbers[1:], len(keys)
-        levels = tuple(_level(*table, vocab_size) for table in tables)
-        return cls(vocab_size, levels)
+        return cls(vocab_size, tuple(_level(*table, vocab_size) for table in tables))
 
-    def logprobs(self, ids: Int[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
+    def logprobs(self, ids: Ids) -> Numbers:
         """ln p of each token given those before it, in nats; the first has no context.
 
         >>> model = KneserNey.fit(np.array([0, 1] * 50), vocab_size=2, order=2)
@@ -140,31 +130,8 @@ class KneserNey:
             contexts = np.concatenate([[UNSEEN], grams[:-1]])[: len(ids)]
         return np.log(p)
 
-    def probabilities(self, context: Int[np.ndarray, " N"]) -> Float[np.ndarray, " V"]:
-        """p(w | context) for every token w of the vocabulary; they sum to 1."""
-        V = self.vocab_size
-        context = _checked(context, V)
-        p = np.full(V, 1 / V)
-        for n, level in enumerate(self.levels[: len(context) + 1]):
-            number = self._number(context[len(context) - n :])
-            contexts = np.full(V, number)
-            grams = level.find(number * V + np.arange(V))
-            p = level.interpolate(contexts, grams, p)
-        return p
 
-    def _number(self, gram: Int[np.ndarray, " n"]) -> int:
-        number = np.zeros(1, dtype=np.int64)
-        for level, token in zip(self.levels, gram, strict=False):
-            number = level.find(number * self.vocab_size + token)
-        return int(number[0])
-
-
-def _level(
-    keys: Int[np.ndarray, " G"],
-    counts: Int[np.ndarray, " G"],
-    n_contexts: int,
-    vocab_size: int,
-) -> Level:
+def _level(keys: Ids, counts: Ids, n_contexts: int, vocab_size: int) -> Level:
     D = estimate_discounts(counts)
     contexts = keys // vocab_size
     totals = np.bincount(contexts, weights=counts, minlength=n_contexts)
@@ -172,7 +139,7 @@ def _level(
     return Level(keys, counts, D, totals, saved / np.maximum(totals, 1))
 
 
-def estimate_discounts(counts: Int[np.ndarray, " G"]) -> Float[np.ndarray, " 4"]:
+def estimate_discounts(counts: Ids) -> Float[np.ndarray, " 4"]:
     """What a count of 0, 1, 2 and 3 or more gives up, from the counts of counts.
 
     Small or odd corpora have a count that never occurs, or an estimate of 0 or less (a
@@ -190,13 +157,9 @@ def estimate_discounts(counts: Int[np.ndarray, " G"]) -> Float[np.ndarray, " 4"]
     return D if (D[1:] > 0).all() else FALLBACK  # Dj <= j holds by construction
 
 
-def _checked(ids: Int[np.ndarray, " N"], vocab_size: int) -> Int[np.ndarray, " N"]:
-    ids = np.asarray(ids)
-    whole = ids.size == 0 or np.issubdtype(ids.dtype, np.integer)
-    require(whole, "ids", ids, "whole numbers", "encode the text first", TypeError)
-    ids = ids.astype(np.int64)
-    require(is_count(vocab_size), "vocab_size", vocab_size, "1 or more", "pass V")
-    inside = ids.size == 0 or (ids.min() >= 0 and ids.max() < vocab_size)
-    limits = f"in 0..{vocab_size - 1}"
-    require(inside, "ids", ids, limits, "use the tokenizer's vocab_size")
-    return ids
+def _checked(ids: Ids, vocab_size: int) -> Ids:
+    whole = np.asarray(ids).astype(np.int64)
+    fine = bool(((whole == ids) & (whole >= 0) & (whole < vocab_size)).all())
+    limits = f"whole numbers in 0..{vocab_size - 1}"
+    require(fine, "ids", ids, limits, "use the tokenizer's vocab_size")
+    return whole

@@ -15,7 +15,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -41,19 +40,12 @@ def token_logprobs(
     >>> token_logprobs(torch.zeros(1, 3, 4), torch.tensor([[0, 1, 2]])).exp()
     tensor([[0.2500, 0.2500]])
     """
-    require(
-        logits.shape[:-1] == tokens.shape,
-        "logits",
-        tuple(logits.shape),
-        f"of shape (B, T, V) for tokens {tuple(tokens.shape)}",
-        "pass all T positions; the shift happens here",
-    )
-    T, remedy = tokens.shape[1], "give rows of at least two tokens"
-    require(T > 1, "tokens", tuple(tokens.shape), "(B, T) with T > 1", remedy)
-    nats = F.cross_entropy(
-        logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="none"
-    )
-    return -nats.view(tokens.shape[0], -1)
+    (B, T), shape = tokens.shape, tuple(logits.shape)
+    need = f"of shape (B, T, V) for tokens of shape {(B, T)}"
+    require(shape[:-1] == (B, T), "logits", shape, need, "pass all T: we shift here")
+    require(T > 1, "tokens", (B, T), "(B, T) with T > 1", "give longer rows")
+    logprobs = logits[:, :-1].log_softmax(-1)
+    return logprobs.gather(-1, tokens[:, 1:, None]).squeeze(-1)
 
 
 def perplexity(nats: float, n_tokens: int) -> float:
@@ -136,21 +128,19 @@ def score_stream(
     require(fits, "T", T, f"in 2..{context}, the model's context", "choose another")
     require(is_count(B), "B", B, "an int of at least 1", "choose a batch size")
     T = min(T, N)
-    half = max(T // 2, 1)
+    half = T // 2
     starts = [*range(0, N - T, half), N - T]  # the last window ends with the stream
-    parts, done = [], 0  # done: predictions that earlier windows have made
-    was_training = model.training
+    rows = torch.stack([stream[s : s + T] for s in starts]).long()
+    scores, was_training = [], model.training
     model.eval()
     try:
-        for i in range(0, len(starts), B):
-            rows = starts[i : i + B]
-            tokens = torch.stack([stream[s : s + T] for s in rows])
-            tokens = tokens.to(model.embed_tokens.weight.device).long()
+        for tokens in rows.to(model.embed_tokens.weight.device).split(B):
             logits = at_least_float32(model(tokens))
-            scores = token_logprobs(logits, tokens).cpu()
-            for s, row in zip(rows, scores, strict=True):
-                parts.append(row[done - s :])
-                done = s + T - 1
+            scores.append(token_logprobs(logits, tokens).cpu())
     finally:
         model.train(was_training)
+    parts, done = [], 0  # done: predictions that earlier windows have made
+    for s, row in zip(starts, torch.cat(scores), strict=True):
+        parts.append(row[done - s :])
+        done = s + T - 1
     return torch.cat(parts)
