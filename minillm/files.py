@@ -9,6 +9,7 @@ import contextlib
 import errno
 import glob
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ class DiskFullError(OSError):
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success rename it over ``path``.
+    """Yield a temporary path near ``path``; on success rename it over ``path``.
 
     The body may fail or the process may be killed at any moment: ``path`` then still
     holds what it held before. Folders are created as needed.
@@ -37,9 +38,11 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     'whole'
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # A folder, because writers such as safetensors make temporary files of their own.
+    workshop = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = workshop / path.name
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        workshop.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path)
         yield temporary
         with open(temporary, "rb+") as file:
@@ -53,25 +56,24 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             ) from error
         raise
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        shutil.rmtree(workshop, ignore_errors=True)
 
 
 def _remove_leftovers(path: Path) -> None:
     """Delete what processes left that were killed while they wrote ``path``."""
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, OverflowError):
             if not _may_be_writing(int(leftover.suffixes[-2][1:]), leftover):
-                leftover.unlink()
+                shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _has_signals() -> bool:
     return os.name != "nt"
 
 
-def _may_be_writing(pid: int, temporary: Path) -> bool:
-    if not _has_signals():  # then signal 0 would end the process; go by the file's age
-        return time.time() - temporary.stat().st_mtime < 3600
+def _may_be_writing(pid: int, workshop: Path) -> bool:
+    if not _has_signals():  # signal 0 would end the process there; go by age
+        return time.time() - workshop.stat().st_mtime < 3600
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

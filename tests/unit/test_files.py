@@ -27,7 +27,9 @@ def test_success_replaces_the_file_and_leaves_nothing_else(tmp_path):
     target = tmp_path / "new" / "folder" / "file.txt"
     for text in ("one", "two"):
         with atomic_write(target) as temporary:
-            assert temporary.parent == target.parent  # a rename across disks copies
+            # the same name, as some writers look at it; the same disk, to be renamed
+            assert temporary.name == target.name
+            assert temporary.parent.parent == target.parent
             temporary.write_text(text)
         assert target.read_text() == text
         assert names(target.parent) == ["file.txt"]
@@ -39,6 +41,7 @@ def test_an_exception_leaves_the_old_file_and_no_temporary_one(tmp_path, error):
     target.write_text("old")
     with pytest.raises(error), atomic_write(target) as temporary:  # noqa: PT012
         temporary.write_text("half")
+        (temporary.parent / ".tmpXYZ").write_text("a writer's own temporary file")
         raise error("midway")
     assert target.read_text() == "old" and names(tmp_path) == ["file.txt"]
 
@@ -132,7 +135,8 @@ def test_a_window_without_signals_goes_by_the_age_of_a_leftover(tmp_path, monkey
 
     old, young = tmp_path / ".f.111.tmp", tmp_path / ".f.222.tmp"
     for path in (old, young):
-        path.write_text("half")
+        path.mkdir()
+        (path / "f").write_text("half")
     os.utime(old, (time.time() - 7200,) * 2)
     monkeypatch.setattr(files, "_has_signals", lambda: False)
     with atomic_write(tmp_path / "f") as temporary:

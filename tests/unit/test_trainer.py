@@ -461,6 +461,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_no_temporary_file(
 
     def full(tensors, path, metadata):
         Path(path).write_bytes(b"half of it")
+        Path(path).with_name(".tmpXYZ").write_bytes(b"safetensors writes here first")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
@@ -621,17 +622,25 @@ def seconds(name, steps):
     assert os.waitpid(in_child(f"{folder}/{name}", steps), 0)[1] == 0
     return time.perf_counter() - start
 
-beginning = seconds("one", 1)
-a_step = (seconds("whole", 150) - beginning) / 149
+a_step = seconds("whole", 150) / 150
 rng, kills, steps, halves = random.Random(0), 0, [0], 0
 parts = Path(folder) / "parts"
-for _ in range(20):
-    pid = in_child(str(parts))
-    time.sleep(rng.uniform(0.3 * beginning, 1.2 * beginning + 4 * a_step))
+checkpoint = parts / "checkpoint.safetensors"
+
+def saved():
+    return checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+
+for _ in range(20):  # let it save some times, then kill it somewhere in the next step
+    pid, before = in_child(str(parts)), saved()
+    for _ in range(rng.randrange(5)):
+        deadline = time.monotonic() + 10
+        while saved() == before and time.monotonic() < deadline:
+            time.sleep(a_step / 20)
+        before = saved()
+    time.sleep(rng.uniform(0, 1.5 * a_step))
     os.kill(pid, signal.SIGKILL)
     kills += os.waitpid(pid, 0)[1] == signal.SIGKILL
     halves += len(list(parts.glob(".*.tmp"))) > 0
-    checkpoint = parts / "checkpoint.safetensors"
     if checkpoint.exists():
         steps.append(load_checkpoint(checkpoint).step)
     assert steps == sorted(steps), steps
