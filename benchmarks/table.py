@@ -1,6 +1,6 @@
 """The README's table of results, made from the committed result files.
 
-    python benchmarks/table.py
+python benchmarks/table.py
 """
 
 import json

@@ -3,10 +3,11 @@
     python benchmarks/training.py --nanogpt PATH_TO_A_CHECKOUT [--threads 2]
 
 Every rival does whole steps (forward, backward, clipping at 1.0, optimizer) on the
-same tokens, in turns in one process. All use torch's fused AdamW but where the name says
-otherwise, so the ratio compares models; "minillm, Muon" is the step of the main job.
-nanoGPT is read from a checkout and never copied; without one the other rivals still run.
-MFU is the share of this machine's own best matrix product that a step reaches.
+same tokens, in turns in one process. All use torch's fused AdamW but where the name
+says otherwise, so the ratio compares models; "minillm, Muon" is the step of the main
+job. nanoGPT is read from a checkout and never copied; without one the other rivals
+still run. MFU is the share of this machine's own best matrix product that a step
+reaches.
 """
 
 import argparse
@@ -129,7 +130,7 @@ def main():
     torch.set_num_threads(given.threads)
     # CPU time is robust against neighbours, but means nothing for several threads.
     clock = time.process_time if given.threads == 1 else time.perf_counter
-    result = {"threads": given.threads, "batch": [B, T], "vocab": V, "shapes": {}}
+    result = {"threads_used": given.threads, "batch": [B, T], "vocab": V, "shapes": {}}
     for name, shape in SHAPES.items():
         peak = best_gflops()
         timings = measure(shape, given.nanogpt, given.repeats, clock)
