@@ -5,11 +5,5 @@ from minillm.data.corpora import Corpus, load_corpus, train_heldout_split
 from minillm.data.overlap import overlap
 from minillm.data.tokenizer import Tokenizer
 
-__all__ = [
-    "Corpus",
-    "Tokenizer",
-    "load_corpus",
-    "overlap",
-    "train_bpe",
-    "train_heldout_split",
-]
+__all__ = ["Corpus", "Tokenizer", "load_corpus", "overlap"]
+__all__ += ["train_bpe", "train_heldout_split"]

@@ -26,17 +26,14 @@ from itertools import pairwise
 
 from tqdm import tqdm
 
-from minillm.data.pieces import PATTERN, split
+from minillm.data.pieces import split
 from minillm.errors import require
 
 Pair = tuple[int, int]
 
 
 def train_bpe(
-    texts: str | Iterable[str],
-    vocab_size: int,
-    pattern: str = PATTERN,
-    progress: bool = False,
+    texts: str | Iterable[str], vocab_size: int, progress: bool = False
 ) -> list[Pair]:
     """Learn the merges that give ``vocab_size`` tokens: 256 bytes, then one a merge.
 
@@ -45,7 +42,6 @@ def train_bpe(
     Args:
         texts: one text or several; pieces never reach from one into the next.
         vocab_size: number of tokens, at least 256.
-        pattern: regular expression that cuts text into pieces.
         progress: show a bar on stderr.
 
     Returns:
@@ -58,30 +54,22 @@ def train_bpe(
     >>> train_bpe("aaabdaaabac", vocab_size=259)
     [(97, 97), (97, 98), (256, 257)]
     """
-    require(
-        isinstance(vocab_size, int) and vocab_size >= 256,
-        "vocab_size",
-        vocab_size,
-        "an int of at least 256, one for each byte",
-        "choose a larger vocabulary",
-    )
-    pairs = PairCounts(count_pieces(texts, pattern))
+    enough = isinstance(vocab_size, int) and vocab_size >= 256
+    require(enough, "vocab_size", vocab_size, "an int of at least 256", "ask for more")
+    pairs = PairCounts(count_pieces(texts))
     merges: list[Pair] = []
     for new_id in tqdm(range(256, vocab_size), desc="BPE merges", disable=not progress):
         pair = pairs.most_frequent()
         if pair is None:
-            warnings.warn(
-                f"{new_id} tokens were learned instead of {vocab_size}: every piece of "
-                "this text is now a single token; give more text or ask for fewer",
-                stacklevel=2,
-            )
+            learned = f"{new_id} tokens were learned instead of {vocab_size}"
+            warnings.warn(f"{learned}: the text has no more pairs", stacklevel=2)
             break
         pairs.merge(pair, new_id)
         merges.append(pair)
     return merges
 
 
-def count_pieces(texts: str | Iterable[str], pattern: str = PATTERN) -> Counter[bytes]:
+def count_pieces(texts: str | Iterable[str]) -> Counter[bytes]:
     """How often each piece occurs: a megabyte of English holds some 10,000 pieces.
 
     Training looks only at this table, so its cost grows with the number of different
@@ -90,12 +78,8 @@ def count_pieces(texts: str | Iterable[str], pattern: str = PATTERN) -> Counter[
     >>> count_pieces("so so, so so")
     Counter({b' so': 3, b'so': 1, b',': 1})
     """
-    counts: Counter[str] = Counter()
-    for text in [texts] if isinstance(texts, str) else texts:
-        require(
-            isinstance(text, str), "texts", text, "str", "decode bytes first", TypeError
-        )
-        counts.update(split(text, pattern))
+    texts = [texts] if isinstance(texts, str) else texts
+    counts = Counter(piece for text in texts for piece in split(text))
     require(bool(counts), "texts", texts, "at least one character", "give some text")
     return Counter({piece.encode(): n for piece, n in counts.items()})
 
@@ -124,7 +108,7 @@ class PairCounts:
         """The pair with the highest count, the smallest such pair in a tie."""
         while self.heap:
             negative, pair = heapq.heappop(self.heap)
-            count = self.counts.get(pair, 0)
+            count = self.counts[pair]
             if count == -negative:
                 return pair
             if count > 0:
@@ -145,7 +129,6 @@ class PairCounts:
                 if new_id in kept:
                     created.add(kept)
                     where[kept].add(index)
-        del counts[pair]
         for fresh in created:
             heapq.heappush(self.heap, (-counts[fresh], fresh))
 
@@ -156,18 +139,17 @@ def merge(ids: Sequence[int], pair: Pair, new_id: int) -> list[int]:
     >>> merge([1, 1, 1, 2], (1, 1), 256)
     [256, 1, 2]
     """
-    merged, i = [], 0
-    while i < len(ids):
-        if ids[i] == pair[0] and i + 1 < len(ids) and ids[i + 1] == pair[1]:
-            merged.append(new_id)
-            i += 2
+    left, right = pair
+    merged: list[int] = []
+    for id_ in ids:
+        if id_ == right and merged and merged[-1] == left:
+            merged[-1] = new_id
         else:
-            merged.append(ids[i])
-            i += 1
+            merged.append(id_)
     return merged
 
 
-def encode(text: str, merges: Sequence[Pair], pattern: str = PATTERN) -> list[int]:
+def encode(text: str, merges: Sequence[Pair]) -> list[int]:
     """Text to ids: cut, then merge within each piece in the order of learning.
 
     Slow and readable; ``Tokenizer.encode`` gives the same ids thirty times as fast.
@@ -176,10 +158,8 @@ def encode(text: str, merges: Sequence[Pair], pattern: str = PATTERN) -> list[in
     [258, 100, 258, 97, 99]
     """
     ranks = {pair: 256 + i for i, pair in enumerate(merges)}
-    ids: list[int] = []
-    for piece in split(text, pattern):
-        ids += encode_piece(piece.encode(), ranks)
-    return ids
+    pieces = [encode_piece(piece.encode(), ranks) for piece in split(text)]
+    return [id_ for ids in pieces for id_ in ids]
 
 
 def encode_piece(piece: bytes, ranks: Mapping[Pair, int]) -> list[int]:
@@ -189,11 +169,9 @@ def encode_piece(piece: bytes, ranks: Mapping[Pair, int]) -> list[int]:
     pair, it would cut words in ways that the model has never seen.
     """
     ids = list(piece)
-    while len(ids) > 1:
-        pair = min(pairwise(ids), key=lambda pair: ranks.get(pair, float("inf")))
-        if pair not in ranks:
-            break
-        ids = merge(ids, pair, ranks[pair])
+    while known := [pair for pair in pairwise(ids) if pair in ranks]:
+        earliest = min(known, key=lambda pair: ranks[pair])
+        ids = merge(ids, earliest, ranks[earliest])
     return ids
 
 

@@ -13,6 +13,9 @@ Source of the alphabet: the encoder of GPT-2 (Radford et al., 2019).
 from collections.abc import Mapping, Sequence
 from functools import cache
 
+from minillm.data.bpe import Pair, token_bytes
+from minillm.data.pieces import PATTERN
+
 
 @cache
 def byte_alphabet() -> tuple[str, ...]:
@@ -35,39 +38,26 @@ def spell(token: bytes) -> str:
     return "".join(byte_alphabet()[b] for b in token)
 
 
-def tokenizer_json(
-    tokens: Sequence[bytes],
-    merges: Sequence[tuple[int, int]],
-    special_tokens: Mapping[str, int],
-    pattern: str,
-) -> dict:
+def tokenizer_json(merges: Sequence[Pair], special_tokens: Mapping[str, int]) -> dict:
     """The content of ``tokenizer.json``.
 
     Args:
-        tokens: what each ordinary id spells.
         merges: pairs of ids in the order of learning.
         special_tokens: name to id.
-        pattern: the regular expression that cuts text into pieces.
     """
+    tokens = [spell(token) for token in token_bytes(merges)]
+    cut = {"type": "Split", "pattern": {"Regex": PATTERN}}
+    cut |= {"behavior": "Isolated", "invert": False}
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
     byte_level["trim_offsets"] = True
-    cut = {"type": "Split", "pattern": {"Regex": pattern}}
-    cut |= {"behavior": "Isolated", "invert": False}
-    return {
-        "version": "1.0",
-        "added_tokens": [
-            {"id": id_, "content": name, "special": True, "normalized": False}
-            | {"single_word": False, "lstrip": False, "rstrip": False}
-            for name, id_ in special_tokens.items()
-        ],
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [cut, byte_level]},
-        "decoder": byte_level,
-        "model": {
-            "type": "BPE",
-            "vocab": {spell(token): id_ for id_, token in enumerate(tokens)},
-            "merges": [[spell(tokens[a]), spell(tokens[b])] for a, b in merges],
-        },
-    }
+    model = {"type": "BPE", "vocab": {token: id_ for id_, token in enumerate(tokens)}}
+    model["merges"] = [(tokens[left], tokens[right]) for left, right in merges]
+    common = {"special": True, "normalized": False}
+    common |= {"single_word": False, "lstrip": False, "rstrip": False}
+    added = [common | {"id": i, "content": name} for name, i in special_tokens.items()]
+    cuts = {"type": "Sequence", "pretokenizers": [cut, byte_level]}
+    content = {"version": "1.0", "added_tokens": added, "pre_tokenizer": cuts}
+    return content | {"decoder": byte_level, "model": model}
 
 
 def tokenizer_config(special_tokens: Mapping[str, int], eot: str, pad: str) -> dict:
@@ -76,11 +66,10 @@ def tokenizer_config(special_tokens: Mapping[str, int], eot: str, pad: str) -> d
     There is no bos token, so nobody can add it twice, and nothing is tidied up when
     decoding, or the text would not come back as it was.
     """
-    parts = {"eos_token": eot, "pad_token": pad}
-    config = {part: name for part, name in parts.items() if name in special_tokens}
-    others = [name for name in special_tokens if name not in config.values()]
-    return config | {
-        "additional_special_tokens": others,
+    return {
+        "eos_token": eot,
+        "pad_token": pad,
+        "additional_special_tokens": sorted(special_tokens.keys() - {eot, pad}),
         "clean_up_tokenization_spaces": False,
         "tokenizer_class": "PreTrainedTokenizerFast",
     }

@@ -18,82 +18,54 @@ import re
 
 from minillm.errors import require
 
-SPACE = " \t\n\v\f\r"
-DIGIT = "0-9"
+SPACE, DIGIT = " \t\n\v\f\r", "0-9"
 LETTER = (
-    "A-Za-z"
-    "\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u1fff"  # Latin to Khmer, without × and ÷
-    # U+2000-2BFF is punctuation, currency, arrows, mathematics
-    "\u2c00-\u2dff"
-    # U+2E00-303F is punctuation, of Chinese and Japanese too
-    "\u3040-\U0001efff"  # kana, Han, Hangul, historic scripts
+    "A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u1fff"  # Latin to Khmer, without × and ÷
+    # U+2000-2BFF is punctuation, currency, arrows, mathematics; U+2E00-303F is
+    # punctuation, of Chinese and Japanese too; between and behind: kana, Han, Hangul
+    "\u2c00-\u2dff\u3040-\U0001efff"
     # U+1F000-1FFFF is emoji
     "\U00020000-\U0010ffff"  # rare Han
 )
 
-PATTERN = "|".join(
-    [
-        "'(?:[sdmt]|ll|re|ve)(?![A-Za-z])",  # the end of "it's", not the start of 's'
-        f" ?[{LETTER}]+",  # a word takes the space before it along
-        f"[{DIGIT}]",  # one by one, so that 12 and 21 are made of the same tokens
-        f" ?[^{SPACE}{LETTER}{DIGIT}]+",  # punctuation, symbols, emoji
-        # White space, but for the last one before a word. Bounded, because Rust's
-        # engine runs out of stack when it looks ahead over a million of them.
-        f"[{SPACE}]{{1,256}}(?![^{SPACE}])",
-        f"[{SPACE}]+",
-    ]
+PATTERN = (
+    "'(?:[sdmt]|ll|re|ve)(?![A-Za-z])|"  # the end of "it's", not the start of 's'
+    f" ?[{LETTER}]+|"  # a word takes the space before it along
+    f"[{DIGIT}]|"  # one by one, so that 12 and 21 are made of the same tokens
+    f" ?[^{SPACE}{LETTER}{DIGIT}]+|"  # punctuation, symbols, emoji
+    # White space, but for the last one before a word. Bounded, because Rust's
+    # engine runs out of stack when it looks ahead over a million of them.
+    f"[{SPACE}]{{1,256}}(?![^{SPACE}])|[{SPACE}]+"
 )
 
 
-def split(text: str, pattern: str = PATTERN) -> list[str]:
+def split(text: str) -> list[str]:
     """Cut text into the pieces that no merge may cross; joined, they are the text.
 
     Raises:
-        ValueError: the pattern is no regular expression, has a capturing group, or
-            leaves characters of the text out (they would be lost without a sound);
-            or the text is no valid Unicode.
+        TypeError, ValueError: the text is no ``str``, or no valid Unicode.
 
     >>> split("It's  42 'cats'!")
     ['It', "'s", ' ', ' ', '4', '2', " '", 'cats', "'!"]
     """
     utf8(text)  # so that every piece has bytes
-    pieces = _compiled(pattern).findall(text)
-    require(
-        "".join(pieces) == text,
-        "pattern",
-        pattern,
-        "one that matches every character of the text",
-        "end it with the alternative |[\\s\\S]",
-    )
-    return pieces
-
-
-def _compiled(pattern: str) -> re.Pattern[str]:
-    remedy = "use (?:...) for groups, or the default pattern"
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"pattern {pattern!r} does not compile: {error}") from error
-    require(
-        compiled.groups == 0, "pattern", pattern, "without capturing groups", remedy
-    )
-    return compiled
+    return re.findall(PATTERN, text)
 
 
 def utf8(text: str) -> bytes:
     """Text as UTF-8 bytes.
 
     Raises:
+        TypeError: no ``str``.
         ValueError: half of a surrogate pair (it comes from broken JSON escapes) has no
             UTF-8 form; it could not survive a round trip.
 
     >>> utf8("né")
     b'n\\xc3\\xa9'
     """
+    require(isinstance(text, str), "text", text, "str", "decode bytes first", TypeError)
     try:
         return text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(
-            f"text has a lone surrogate at character {error.start}, which no bytes can "
-            'spell; clean it with text.encode("utf-8", "replace").decode()'
-        ) from error
+        where = f"at character {error.start}; clean it: text.encode('utf-8', 'replace')"
+        raise ValueError(f"text has a lone surrogate {where}") from error

@@ -109,7 +109,7 @@ def test_the_exported_tokenizer_decodes_alike(theirs):
 
 def test_special_tokens_agree_when_both_sides_read_them_or_neither_does(theirs):
     for text in WITH_SPECIAL:
-        allowed = TOKENIZER.encode(text, allowed_special="all")
+        allowed = TOKENIZER.encode(text, TOKENIZER.special_names)
         assert theirs.encode(text) == allowed
         assert theirs.decode(allowed) == text
         ordinary = theirs.encode(text, split_special_tokens=True)
@@ -125,7 +125,11 @@ def test_the_parts_of_special_tokens_survive_the_export(theirs):
     assert theirs.decode([TOKENIZER.eot], skip_special_tokens=True) == ""
 
 
-def test_a_tokenizer_without_padding_exports_without_padding(tmp_path):
-    Tokenizer((), special_names=("<|endoftext|>",)).to_huggingface(tmp_path)
+def test_special_tokens_of_your_own_play_the_same_parts_after_the_export(tmp_path):
+    own = Tokenizer((), special_names=("<|pad|>", "<bos>", "<|endoftext|>"))
+    own.to_huggingface(tmp_path)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    assert (theirs.eos_token_id, theirs.pad_token_id) == (256, None)
+    assert (
+        (theirs.pad_token_id, theirs.eos_token_id) == (own.pad, own.eot) == (256, 258)
+    )
+    assert theirs.encode("a<bos>") == own.encode("a<bos>", ["<bos>"]) == [97, 257]
