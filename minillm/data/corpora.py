@@ -22,13 +22,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from minillm.data.huggingface_datasets import read_dataset
+from tqdm import tqdm
+
+from minillm.data.huggingface_datasets import READERS, read_dataset
 from minillm.data.overlap import drop_contained
 from minillm.data.python_docs import read_python_docs
 from minillm.errors import require
 
 SUFFIXES = (".txt", ".md", ".rst", ".py")
-TABLES = (".jsonl", ".json", ".parquet", ".csv")
 REMEDY = 'give a file, a folder, "python-docs" or "hf:NAME"'
 
 
@@ -65,7 +66,8 @@ def load_corpus(
         progress: show a bar on stderr.
 
     Raises:
-        FileNotFoundError: no such file, folder or dataset.
+        FileNotFoundError: no such file or folder.
+        OSError: a dataset that cannot be loaded.
         ValueError: nothing to read in it, no UTF-8, binary, no such column.
 
     >>> import tempfile
@@ -74,50 +76,36 @@ def load_corpus(
     >>> load_corpus(folder).skipped
     {'duplicate': 1}
     """
-    is_name = isinstance(source, (str, Path)) and str(source).strip()
-    require(bool(is_name), "source", source, "the name of a corpus", REMEDY, TypeError)
+    documents: dict[str, None] = {}  # a set that remembers the order
     skipped: Counter[str] = Counter()
-    documents: list[str] = []
-    seen: set[str] = set()
+    texts = _read(str(source), skipped, stream=max_bytes is not None)
     size = 0
-    for text in _read(source, skipped, stream=max_bytes is not None, progress=progress):
-        if not text.strip() or text in seen:
-            skipped["duplicate" if text in seen else "empty"] += 1
+    for text in tqdm(texts, desc="Reading", unit=" documents", disable=not progress):
+        if not text.strip() or text in documents:
+            skipped["duplicate" if text in documents else "empty"] += 1
             continue
-        seen.add(text)
-        documents.append(text)
+        documents[text] = None
         size += len(text.encode())
         if max_bytes is not None and size > max_bytes:
             break
     require(bool(documents), "source", str(source), "a corpus with text in it", REMEDY)
-    return Corpus(str(source), documents, dict(+skipped))  # + drops zeros
+    return Corpus(str(source), list(documents), dict(skipped))
 
 
-def _read(
-    source: str | Path, skipped: Counter[str], stream: bool, progress: bool
-) -> Iterable[str]:
-    if source == "python-docs":
-        documents = list(read_python_docs(progress))
-        return _without_contained(documents, skipped)
-    if isinstance(source, str) and source.startswith("hf:"):
-        return read_dataset(source.removeprefix("hf:"), stream)
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return _read_folder(path, skipped)
-    if not path.exists():
-        raise FileNotFoundError(f"source {str(source)!r} does not exist; {REMEDY}")
-    if path.suffix.lower() in TABLES:
-        return read_dataset(str(path), stream)
-    return cut_into_documents(read_text(path))
-
-
-def _without_contained(documents: list[str], skipped: Counter[str]) -> list[str]:
-    """The reference repeats whole sections under several topics: up to 40 % of what
-    one split held out stood in its training text word for word, now it is under 1 %.
-    """
-    kept = set(drop_contained(documents, limit=0.1))
-    skipped["mostly contained in another"] += len(set(documents) - kept)
-    return [document for document in documents if document in kept]
+def _read(name: str, skipped: Counter[str], stream: bool) -> Iterable[str]:
+    if name == "python-docs":
+        # The reference repeats whole sections under several topics: up to 40 % of what
+        # one split held out stood in its training text word for word, now under 1 %.
+        documents = list(read_python_docs())
+        kept = drop_contained(documents)
+        skipped["mostly contained in another"] = len(documents) - len(kept)
+        return kept
+    if name.startswith("hf:") or Path(name.split("#")[0]).suffix.lower() in READERS:
+        return read_dataset(name.removeprefix("hf:"), stream)
+    require(os.path.exists(name), "source", name, "on disk", REMEDY, FileNotFoundError)
+    if os.path.isdir(name):
+        return _read_folder(name, skipped)
+    return cut_into_documents(read_text(Path(name)))
 
 
 # --- Files --------------------------------------------------------------------------
@@ -127,21 +115,16 @@ def read_text(path: Path) -> str:
     """A text file as a string, with "\\n" at line ends and no byte order mark.
 
     Raises:
-        ValueError: empty, binary, or no UTF-8 (with the offset of the first bad byte).
+        ValueError: binary, or no UTF-8 (with the offset of the first bad byte).
     """
-    raw = path.read_bytes()
-    name = str(path)
-    require(bool(raw.strip()), "source", name, "a file with text in it", REMEDY)
+    raw, name = path.read_bytes(), str(path)
     require(b"\0" not in raw, "source", name, "a text file, not a binary one", REMEDY)
     try:
-        text = raw.decode("utf-8-sig")
+        return raw.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"source {name!r} is not UTF-8: bad byte 0x{raw[error.start]:02x} at "
-            f"offset {error.start}; convert it, for instance from Windows with "
-            f"iconv -f cp1252 -t utf-8"
-        ) from error
-    return text.replace("\r\n", "\n")
+        bad = f"bad byte 0x{raw[error.start]:02x} at offset {error.start}"
+        remedy = "convert it, for instance from Windows with iconv -f cp1252 -t utf-8"
+        raise ValueError(f"source {name!r} is not UTF-8: {bad}; {remedy}") from error
 
 
 def cut_into_documents(text: str, at_least: int = 2000) -> list[str]:
@@ -160,18 +143,17 @@ def cut_into_documents(text: str, at_least: int = 2000) -> list[str]:
     return [*documents, text[start:]] if text[start:] else documents
 
 
-def _read_folder(folder: Path, skipped: Counter[str]) -> Iterable[str]:
+def _read_folder(folder: str, skipped: Counter[str]) -> Iterable[str]:
     for where, folders, files in os.walk(folder):
-        skipped["hidden"] += sum(name.startswith(".") for name in folders + files)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(name for name in files if not name.startswith(".")):
-            if not name.lower().endswith(SUFFIXES):
-                skipped["other type"] += 1
+        for name in sorted(files):
+            if name.startswith(".") or not name.lower().endswith(SUFFIXES):
+                skipped["hidden, or of another type"] += 1
                 continue
             try:
-                yield read_text(Path(where) / name)
+                yield read_text(Path(where, name))
             except ValueError:
-                skipped["empty, binary or not UTF-8"] += 1
+                skipped["binary, or not UTF-8"] += 1
 
 
 # --- Training and held-out text -----------------------------------------------------
@@ -193,11 +175,8 @@ def train_heldout_split(
     (902, 98)
     """
     require(0 < fraction < 1, "fraction", fraction, "between 0 and 1", "try 0.1")
-    enough = len(set(documents)) >= 2
-    remedy = "give more text, or hold out a file of its own"
-    need = "at least two different texts"
-    require(enough, "documents", len(documents), need, remedy)
-
+    n, remedy = len(set(documents)), "give more text, or hold out a file of its own"
+    require(n >= 2, "documents", n, "at least two different texts", remedy)
     places = {document: _place(document, seed) for document in documents}
     lowest, highest = min(places.values()), max(places.values())
     limit = min(max(int(fraction * 2**64), lowest + 1), highest)
@@ -207,5 +186,4 @@ def train_heldout_split(
 
 
 def _place(text: str, seed: int) -> int:
-    digest = hashlib.sha256(f"{seed}\0{text}".encode()).digest()
-    return int.from_bytes(digest[:8], "big")
+    return int(hashlib.sha256(f"{seed}\0{text}".encode()).hexdigest()[:16], 16)

@@ -10,9 +10,7 @@ seen one can recite it instead of understanding it.
 Source of the 13: Brown et al., arXiv:2005.14165, appendix C.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-
-Run = tuple[str, ...]
+from collections.abc import Iterable
 
 
 def overlap(train: Iterable[str], heldout: Iterable[str], n: int = 13) -> float:
@@ -22,32 +20,30 @@ def overlap(train: Iterable[str], heldout: Iterable[str], n: int = 13) -> float:
     0.5
     """
     known = {run for text in train for run in _runs(text.split(), n)}
-    counts = [_known_words(text.split(), known, n) for text in heldout]
-    total = sum(words for _, words in counts)
-    return sum(hits for hits, _ in counts) / total if total else 0.0
+    texts = [text.split() for text in heldout]
+    hits = sum(_known_words(words, known, n) for words in texts)
+    return hits / max(sum(len(words) for words in texts), 1)
 
 
-def drop_contained(
-    documents: Iterable[str], limit: float = 0.2, n: int = 13
-) -> Iterator[str]:
+def drop_contained(documents: list[str], limit: float = 0.1, n: int = 13) -> list[str]:
     """Leave out documents of which more than ``limit`` stands in longer ones.
 
-    >>> list(drop_contained(["b c", "a b c d e", "e f"], n=2))
+    >>> drop_contained(["b c", "a b c d e", "e f"], n=2)
     ['a b c d e', 'e f']
     """
-    known: set[Run] = set()
+    known, kept = set(), set()
     for document in sorted(documents, key=lambda text: (-len(text), text)):
         words = document.split()
-        hits, total = _known_words(words, known, n)
-        if hits <= limit * total:
+        if _known_words(words, known, n) <= limit * len(words):
             known.update(_runs(words, n))
-            yield document
+            kept.add(document)
+    return [document for document in documents if document in kept]
 
 
-def _known_words(words: Sequence[str], known: set[Run], n: int) -> tuple[int, int]:
+def _known_words(words: list[str], known: set[tuple[str, ...]], n: int) -> int:
     starts = [i for i, run in enumerate(_runs(words, n)) if run in known]
-    return len({place for i in starts for place in range(i, i + n)}), len(words)
+    return len({place for i in starts for place in range(i, i + n)})
 
 
-def _runs(words: Sequence[str], n: int) -> Iterator[Run]:
+def _runs(words: list[str], n: int) -> Iterable[tuple[str, ...]]:
     return zip(*(words[i:] for i in range(n)), strict=False)

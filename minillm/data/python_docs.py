@@ -10,45 +10,32 @@ too short for a context of 128 tokens, and would begin in the middle of nowhere.
 """
 
 import ast
+import contextlib
 import os
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-from tqdm import tqdm
-
-SKIPPED_FOLDERS = {
-    *("test", "tests", "idlelib", "lib2to3", "turtledemo", "__pycache__"),
-    *("site-packages", "dist-packages", "ensurepip", "encodings", "pydoc_data"),
-}  # not documentation, not Python's own, or nothing but tables
+# Not documentation, not Python's own, or nothing but tables.
+SKIPPED = {"test", "tests", "idlelib", "lib2to3", "turtledemo", "ensurepip"}
+SKIPPED |= {"site-packages", "dist-packages", "encodings", "pydoc_data", "__pycache__"}
 Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def read_python_docs(progress: bool = False) -> Iterator[str]:
+def read_python_docs() -> Iterator[str]:
     """Documents: each topic of the reference, then each documented module."""
-    yield from _topics()
-    library = Path(sysconfig.get_path("stdlib"))
-    for path in tqdm(_modules(library), desc="Reading docs", disable=not progress):
-        source = path.read_bytes()
-        if b'"""' in source or b"'''" in source:  # parsing is the slow part
-            name = ".".join(path.relative_to(library).with_suffix("").parts)
-            yield module_docs(source, name.removesuffix(".__init__"))
-
-
-def _topics() -> list[str]:
-    try:
+    with contextlib.suppress(ImportError):  # left out of some minimal installations
         from pydoc_data.topics import topics
-    except ImportError:  # left out of some minimal installations
-        return []
-    return [topics[name] for name in sorted(topics)]
 
-
-def _modules(library: Path) -> list[Path]:
+        yield from (topics[name] for name in sorted(topics))
+    library = Path(sysconfig.get_path("stdlib"))
     found = []
     for where, folders, files in os.walk(library):
-        folders[:] = [name for name in folders if name not in SKIPPED_FOLDERS]
-        found += [Path(where) / name for name in files if name.endswith(".py")]
-    return sorted(found)
+        folders[:] = set(folders) - SKIPPED
+        found += [Path(where, name) for name in files if name.endswith(".py")]
+    for path in sorted(found):
+        name = ".".join(path.relative_to(library).with_suffix("").parts)
+        yield module_docs(path.read_bytes(), name.removesuffix(".__init__"))
 
 
 def module_docs(source: bytes | str, name: str) -> str:
@@ -63,30 +50,24 @@ def module_docs(source: bytes | str, name: str) -> str:
     <BLANKLINE>
     Return a + b.
     """
-    try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError):  # templates of code generators, for instance
-        return ""
-    parts = [f"{heading}\n\n{doc}" for heading, doc in _docstrings(tree, name, "")]
-    return "\n\n".join(parts)
+    with contextlib.suppress(SyntaxError, ValueError):  # templates, for instance
+        return "\n\n".join(_docstrings(ast.parse(source), name))
+    return ""
 
 
-def _docstrings(node: ast.AST, heading: str, prefix: str) -> Iterator[tuple[str, str]]:
-    """Headings and docstrings, depth first; only classes are looked into."""
-    doc = ast.get_docstring(node)
-    if doc and doc.strip():
-        yield heading, doc
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-        return
-    if isinstance(node, ast.ClassDef):
-        prefix += f"{node.name}."
-    for child in node.body:
-        if isinstance(child, Definition):
-            yield from _docstrings(child, prefix + _heading(child), prefix)
+def _docstrings(node: ast.AST, heading: str) -> Iterator[str]:
+    """Docstrings under their headings, depth first; only classes are looked into."""
+    if doc := ast.get_docstring(node):
+        yield f"{heading}\n\n{doc}"
+    if isinstance(node, ast.Module | ast.ClassDef):
+        prefix = f"{heading}." if isinstance(node, ast.ClassDef) else ""
+        for child in node.body:
+            if isinstance(child, Definition):
+                yield from _docstrings(child, prefix + _heading(child))
 
 
 def _heading(node: Definition) -> str:
     if isinstance(node, ast.ClassDef):
         return node.name
-    arguments = [argument.arg for argument in node.args.posonlyargs + node.args.args]
-    return f"{node.name}({', '.join(a for a in arguments if a != 'self')})"
+    names = [argument.arg for argument in node.args.posonlyargs + node.args.args]
+    return f"{node.name}({', '.join(name for name in names if name != 'self')})"
