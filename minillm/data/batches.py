@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Integer
 from torch import Tensor
 
 from minillm.errors import is_count, require
@@ -48,24 +48,20 @@ class Windows:
     (torch.Size([2, 5]), True)
     """
 
-    stream: Int[Tensor, " N"]
+    stream: Integer[Tensor, " N"]
     T: int
     B: int
     seed: int = 0
 
     def __post_init__(self) -> None:
-        flat = isinstance(self.stream, Tensor) and self.stream.dim() == 1
-        flat = flat and not self.stream.is_floating_point()
-        shown = tuple(self.stream.shape) if isinstance(self.stream, Tensor) else None
-        require(flat, "stream", shown, "a vector of ids", "concatenate the documents")
-        N = len(self.stream)
-        remedy = "give an int of at least 2"
-        require(is_count(self.T) and self.T > 1, "T", self.T, "at least 2", remedy)
-        require(is_count(self.B), "B", self.B, "at least 1", "give a positive int")
-        seeds = self.seed == 0 or is_count(self.seed)
-        require(seeds, "seed", self.seed, "an int of at least 0", "choose another")
-        fits = f"at least T = {self.T} tokens long"
-        require(self.T <= N, "stream", N, fits, "give more text or a smaller context")
+        stream, T, B, seed = self.stream, self.T, self.B, self.seed
+        flat = isinstance(stream, Integer[Tensor, " N"])
+        require(flat, "stream", stream, "a vector of ids", "concatenate the documents")
+        require(is_count(T) and T > 1, "T", T, "at least 2", "give an int of 2 or more")
+        require(is_count(B), "B", B, "at least 1", "give a positive int")
+        require(is_count(seed + 1), "seed", seed, "an int of at least 0", "try 0")
+        N, fits = len(stream), f"at least T = {T} tokens long"
+        require(T <= N, "stream", N, fits, "give more text or a smaller context")
 
     @property
     def rows_per_epoch(self) -> int:
@@ -75,30 +71,25 @@ class Windows:
     @cached_property
     def fingerprint(self) -> str:
         """A hash of all that decides what ``windows[step]`` is; checkpoints keep it."""
-        hashed = hashlib.sha256(f"{self.T} {self.B} {self.seed} ".encode())
-        for part in self.stream.split(1 << 20):  # as int64, whatever it is stored as
-            hashed.update(part.long().numpy().tobytes())
-        return hashed.hexdigest()[:16]
+        settings = f"{self.T} {self.B} {self.seed} ".encode()
+        ids = self.stream.long().numpy().tobytes()  # whatever they are stored as
+        return hashlib.sha256(settings + ids).hexdigest()[:16]
 
     def __getitem__(self, step: int) -> Batch:
-        require(step >= 0, "step", step, "at least 0", "count steps from 0")
         rows = range(step * self.B, (step + 1) * self.B)
         tokens = torch.stack([self._row(i) for i in rows])
         return Batch(tokens, torch.ones_like(tokens, dtype=torch.bool))
 
     def _row(self, i: int) -> Int[Tensor, " T"]:
-        epoch, place = divmod(i, self.rows_per_epoch)
         rows, stride = self.rows_per_epoch, self.T - 1
-        slack = len(self.stream) - 1 - rows * stride  # how far the cuts may shift
-        order, shift = _epoch_order(rows, slack, self.seed, epoch)
-        start = order[place] * stride + shift
+        epoch, place = divmod(i, rows)
+        slack = len(self.stream) - 1 - rows * stride
+        start = _starts(rows, stride, slack, self.seed, epoch)[place]
         return self.stream[start : start + self.T].long()
 
 
 @lru_cache(maxsize=8)
-def _epoch_order(
-    rows: int, slack: int, seed: int, epoch: int
-) -> tuple[np.ndarray, int]:
-    """Order of the rows and shift of the cuts in one epoch."""
+def _starts(rows: int, stride: int, slack: int, seed: int, epoch: int) -> np.ndarray:
+    """Where the rows of one epoch begin; ``slack`` is how far the cuts may shift."""
     rng = np.random.default_rng([seed, epoch])
-    return rng.permutation(rows), int(rng.integers(slack + 1))
+    return rng.permutation(rows) * stride + rng.integers(slack + 1)

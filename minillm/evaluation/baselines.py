@@ -48,8 +48,7 @@ def compressor_bits_per_byte(
     True
     """
     require(len(heldout) > 0, "heldout", heldout, "at least one byte", "give some text")
-    known = f"one of {sorted(COMPRESSORS)}"
-    require(method in COMPRESSORS, "method", method, known, "choose another")
+    require(method in COMPRESSORS, "method", method, f"in {[*COMPRESSORS]}", "pick one")
     compress = COMPRESSORS[method]
     before = len(compress(primed_with)) if primed_with else 0
     return 8 * (len(compress(primed_with + heldout)) - before) / len(heldout)

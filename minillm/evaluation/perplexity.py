@@ -126,7 +126,6 @@ def score_stream(
     require(N >= 2, "stream", N, "at least 2 tokens long", "give more text")
     fits = is_count(T) and 2 <= T <= context
     require(fits, "T", T, f"in 2..{context}, the model's context", "choose another")
-    require(is_count(B), "B", B, "an int of at least 1", "choose a batch size")
     T = min(T, N)
     half = T // 2
     starts = [*range(0, N - T, half), N - T]  # the last window ends with the stream

