@@ -25,11 +25,14 @@ class Run:
     Args:
         folder: where everything goes.
         settings: what decides the outcome; a run is resumed only with equal settings.
+        rows: of the table, without the seconds.
+        results: what stages measured, unrounded, by name.
     """
 
     folder: Path
     settings: dict
     rows: list[tuple[str, ...]] = field(default_factory=list)
+    results: dict = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
@@ -60,7 +63,8 @@ class Run:
 
     def save(self, finished: bool) -> None:
         """Remember the settings, so that an interrupted run is known again."""
-        state = {"settings": self.settings, "finished": finished, "rows": self.table()}
+        state = {"settings": self.settings, "finished": finished}
+        state |= {"rows": self.table(), "results": self.results}
         with atomic_write(self._file) as temporary:
             temporary.write_text(json.dumps(state, indent=1), encoding="utf-8")
 

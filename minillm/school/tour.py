@@ -216,6 +216,7 @@ def evaluate(run: Run, text: Text, model: GPT) -> dict[str, float]:
             "5-gram": bits_per_byte(ngram_nats, n_bytes),
             "minillm": likelihood.bits_per_byte,
         }
+    run.results["bits per byte"] = scores
     measured = f"{scores['minillm']:.3f}"
     for name in ("gzip", "xz, primed", "5-gram"):
         yardstick = f"{scores[name]:.3f} ({name})"

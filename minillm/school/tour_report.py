@@ -4,10 +4,13 @@ Every sentence with a number is made from the run; whether the model beats a yar
 is computed before it is said.
 """
 
+import json
+import sys
 from pathlib import Path
 
 from matplotlib.axes import Axes
 
+from minillm.files import atomic_write
 from minillm.model import GPT, count_parameters, flops_per_token
 from minillm.school import show
 from minillm.school.pipeline import HEADER, Run
@@ -75,6 +78,14 @@ def summary(
         f"{minutes:.1f} minutes. On text that it had not seen it needs {ours:.2f} bits "
         f"for each byte. {verdict}"
     )
+
+
+def picture_for_readme(run_folder: str, path: str) -> None:
+    """Draw the bits per byte of a finished run into a PNG file."""
+    state = json.loads(Path(run_folder, "run.json").read_text(encoding="utf-8"))
+    axes, _ = bits_picture(state["results"]["bits per byte"])
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(show.png(axes))
 
 
 def listed(names: list[str]) -> str:
@@ -190,3 +201,7 @@ def machine_room(model: GPT, metrics: MetricsLog, T: int) -> str:
         f"{flops * tokens / seconds / 1e9:.0f} billion operations per second. "
         "Checkpoint, tokenizer and logs lie beside this page."
     )
+
+
+if __name__ == "__main__":
+    picture_for_readme(*sys.argv[1:3])
