@@ -47,6 +47,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())  # else a power cut may keep the name, not the bytes
+        # safetensors makes files that only their owner may read; give what umask gives.
+        os.chmod(temporary, workshop.stat().st_mode & 0o666)
         os.replace(temporary, path)
     except Exception as error:
         if is_disk_full(error):

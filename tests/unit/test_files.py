@@ -201,3 +201,17 @@ def test_half_a_line_of_a_full_disk_does_not_swallow_the_next_one(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "full at 2\n"
     assert [r["step"] for r in read_metrics(path)] == [0, 1, 2]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+def test_a_file_may_be_read_by_whom_the_umask_allows(tmp_path):
+    from safetensors.torch import save_file
+    from torch import zeros
+
+    before = os.umask(0o022)
+    try:
+        with atomic_write(tmp_path / "weights") as temporary:
+            save_file({"w": zeros(1)}, temporary)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "weights").stat().st_mode & 0o777 == 0o644
