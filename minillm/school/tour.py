@@ -211,18 +211,18 @@ def evaluate(run: Run, text: Text, model: GPT) -> dict[str, float]:
         scores = {
             "gzip": compressor_bits_per_byte(heldout, "gzip"),
             "xz": compressor_bits_per_byte(heldout, "xz"),
-            "gzip, primed": compressor_bits_per_byte(heldout, "gzip", train),
-            "xz, primed": compressor_bits_per_byte(heldout, "xz", train),
+            "gzip (primed)": compressor_bits_per_byte(heldout, "gzip", train),
+            "xz (primed)": compressor_bits_per_byte(heldout, "xz", train),
             "5-gram": bits_per_byte(ngram_nats, n_bytes),
             "minillm": likelihood.bits_per_byte,
         }
     run.results["bits per byte"] = scores
     measured = f"{scores['minillm']:.3f}"
-    for name in ("gzip", "xz, primed", "5-gram"):
-        yardstick = f"{scores[name]:.3f} ({name})"
+    for name in ("gzip", "xz (primed)", "5-gram"):
+        yardstick = f"{scores[name]:.3f} {name}"
         run.add("evaluate", "held-out bits per byte", yardstick, measured)
     perplexity = f"{likelihood.perplexity:.1f}"
-    uniform = f"{text.tokenizer.vocab_size:,} (uniform)"
+    uniform = f"{text.tokenizer.vocab_size:,} uniform"
     run.add("evaluate", "held-out perplexity per token", uniform, perplexity)
     return scores
 
