@@ -14,6 +14,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from minillm.errors import require, require_file
 
 
 class DiskFullError(OSError):
@@ -59,6 +62,69 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(workshop, ignore_errors=True)
+
+
+def save_tensors(path: str | Path, tensors: dict, header: dict[str, str]) -> None:
+    """Write tensors by name, and texts that describe them, as one safetensors file.
+
+    Raises:
+        DiskFullError: see ``atomic_write``.
+    """
+    from safetensors.torch import save_file  # here: this module is to stay cheap
+
+    with atomic_write(path) as temporary:
+        save_file({n: t.contiguous() for n, t in tensors.items()}, temporary, header)
+
+
+def load_tensors(path: str | Path, remedy: str) -> tuple[dict[str, Any], dict]:
+    """Read what ``save_tensors`` wrote: tensors by name, and the header.
+
+    Args:
+        path: a safetensors file, whoever wrote it.
+        remedy: what the user can do if there is none.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is no safetensors file, or a damaged one.
+
+    >>> import tempfile, torch
+    >>> path = Path(tempfile.mkdtemp()) / "some.safetensors"
+    >>> save_tensors(path, {"w": torch.ones(2)}, {"step": "3"})
+    >>> load_tensors(path, "save first")
+    ({'w': tensor([1., 1.])}, {'step': '3'})
+    """
+    from safetensors import SafetensorError, safe_open
+
+    require_file(path, remedy)
+    try:
+        with safe_open(path, framework="pt") as file:
+            # Clones: views of an open file keep Windows from ever replacing it.
+            tensors = {n: file.get_tensor(n).clone() for n in file.keys()}  # noqa: SIM118
+            return tensors, file.metadata() or {}
+    except SafetensorError as error:
+        intact = f"an intact safetensors file ({error})"
+        require(False, "path", str(path), intact, remedy)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a text file: all of it or, if that fails, nothing.
+
+    Raises:
+        DiskFullError: no room for it.
+    """
+    size = path.stat().st_size if path.exists() else 0
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.truncate(path, size)  # half a line would swallow the next one
+        if is_disk_full(error):
+            raise DiskFullError(
+                f"path {str(path)!r} cannot grow, the disk is full; free some space "
+                "and resume from the last checkpoint."
+            ) from error
+        raise
 
 
 def _remove_leftovers(path: Path) -> None:
