@@ -5,36 +5,14 @@ and ``generation``, then ``huggingface``.
 """
 
 from minillm.model.attention import Attention, KVCache, apply_rope, rope_rotations
-from minillm.model.config import (
-    GPTConfig,
-    count_parameters,
-    flops_per_token,
-    kv_cache_bytes,
-)
+from minillm.model.config import GPTConfig, count_parameters, flops_per_token
 from minillm.model.generation import Generation, generate, pad_left
 from minillm.model.gpt import GPT
 from minillm.model.huggingface import export_huggingface, import_huggingface
 from minillm.model.layers import RMSNorm, SwiGLU
 from minillm.model.sampling import GREEDY, Sampling, sampling_logprobs
 
-__all__ = [
-    "GPT",
-    "GREEDY",
-    "Attention",
-    "GPTConfig",
-    "Generation",
-    "KVCache",
-    "RMSNorm",
-    "Sampling",
-    "SwiGLU",
-    "apply_rope",
-    "count_parameters",
-    "export_huggingface",
-    "flops_per_token",
-    "generate",
-    "import_huggingface",
-    "kv_cache_bytes",
-    "pad_left",
-    "rope_rotations",
-    "sampling_logprobs",
-]
+__all__ = ["GPT", "Attention", "GPTConfig", "KVCache", "RMSNorm", "SwiGLU"]
+__all__ += ["apply_rope", "count_parameters", "flops_per_token", "rope_rotations"]
+__all__ += ["GREEDY", "Generation", "Sampling", "generate", "pad_left"]
+__all__ += ["export_huggingface", "import_huggingface", "sampling_logprobs"]

@@ -93,11 +93,9 @@ class KVCache:
             ValueError: the cache is full, or made for another number of sequences.
         """
         start, end = self.length, self.length + k.shape[2]
-        B, room = self.kv.shape[2], self.kv.shape[4]
+        B, T = self.kv.shape[2], self.kv.shape[4]
         require(len(k) == B, "tokens", len(k), f"{B} rows like the cache", "match them")
-        require(
-            end <= room, "tokens", end, f"at most {room}, the cache's T", "enlarge T"
-        )
+        require(end <= T, "tokens", end, f"at most {T}, the cache's T", "enlarge T")
         self.kv[0, layer, :, :, start:end] = k
         self.kv[1, layer, :, :, start:end] = v
         return self.kv[0, layer, :, :, :end], self.kv[1, layer, :, :, :end]

@@ -6,9 +6,9 @@ bytes its key-value cache needs. This module derives them; tests compare the cou
 the real tensors, and notebooks with the models that you know by name.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
-from minillm.errors import is_count, require
+from minillm.errors import is_count, require, require_count, require_positive
 
 
 @dataclass(frozen=True)
@@ -51,28 +51,18 @@ class GPTConfig:
     tied: bool = True
 
     def __post_init__(self) -> None:
+        C, H = self.n_embd, self.n_head
         if self.n_kv_head is None:
-            object.__setattr__(self, "n_kv_head", self.n_head)
-        if self.n_hidden is None and is_count(self.n_embd):
-            object.__setattr__(self, "n_hidden", -(-8 * self.n_embd // 3 // 32) * 32)
-        for field in fields(self):
-            if field.name not in ("rope_theta", "norm_eps", "tied"):
-                size = getattr(self, field.name)
-                give = "give a positive whole number"
-                require(is_count(size), field.name, size, "an int of at least 1", give)
-        self._require_divisible()
-
-    def _require_divisible(self) -> None:
-        C, H, kv = self.n_embd, self.n_head, self.n_kv_head
-        even = C % (2 * H) == 0  # RoPE rotates pairs of dimensions, so D is even
-        require(
-            even, "n_embd", C, f"a multiple of 2 * n_head = {2 * H}", "change either"
-        )
-        require(H % kv == 0, "n_kv_head", kv, f"a divisor of n_head = {H}", "change it")
-        require(
-            self.rope_theta > 0, "rope_theta", self.rope_theta, "positive", "try 1e4"
-        )
-        require(self.norm_eps > 0, "norm_eps", self.norm_eps, "positive", "try 1e-5")
+            object.__setattr__(self, "n_kv_head", H)
+        if self.n_hidden is None and is_count(C):
+            object.__setattr__(self, "n_hidden", -(-8 * C // 3 // 32) * 32)
+        others = ("rope_theta", "norm_eps", "tied")
+        require_count(**{n: v for n, v in vars(self).items() if n not in others})
+        require_positive(rope_theta=self.rope_theta, norm_eps=self.norm_eps)
+        even = f"a multiple of 2 * n_head = {2 * H}"  # RoPE rotates pairs of dimensions
+        require(C % (2 * H) == 0, "n_embd", C, even, "change either")
+        kv, divisor = self.n_kv_head, f"a divisor of n_head = {H}"
+        require(H % kv == 0, "n_kv_head", kv, divisor, "change either")
 
     @property
     def head_dim(self) -> int:
@@ -129,7 +119,7 @@ def flops_per_token(config: GPTConfig, T: int, training: bool = True) -> float:
     >>> flops_per_token(GPTConfig(512, n_embd=96, n_head=3, n_layer=3), T=128) > 2e6
     True
     """
-    require(is_count(T), "T", T, "an int of at least 1", "give a sequence length")
+    require_count(T=T)
     parts = count_parameters(config)
     matmul = parts["attention"] + parts["mlp"] + config.vocab_size * config.n_embd
     forward = 2 * matmul + 2 * config.n_layer * config.n_embd * (T + 1)

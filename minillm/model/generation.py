@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from minillm.errors import is_count, require
+from minillm.errors import require, require_count
 from minillm.model.attention import KVCache
 from minillm.model.gpt import GPT
 from minillm.model.sampling import Sampling, sampling_logprobs
@@ -35,10 +36,8 @@ class Generation:
 
     def completions(self) -> list[list[int]]:
         """The new tokens of each row, the stop token included, padding left out."""
-        new, real = (
-            self.tokens[:, self.prompt_length :],
-            self.mask[:, self.prompt_length :],
-        )
+        start = self.prompt_length
+        new, real = self.tokens[:, start:], self.mask[:, start:]
         return [row[keep].tolist() for row, keep in zip(new, real, strict=True)]
 
 
@@ -54,13 +53,10 @@ def pad_left(
     tensor([[0, 7],
             [8, 9]])
     """
-    T = max(len(prompt) for prompt in prompts)
-    tokens = torch.full((len(prompts), T), pad, dtype=torch.long)
-    mask = torch.zeros(len(prompts), T, dtype=torch.bool)
-    for row, prompt in enumerate(prompts):
-        tokens[row, T - len(prompt) :] = torch.as_tensor(prompt, dtype=torch.long)
-        mask[row, T - len(prompt) :] = True
-    return tokens, mask
+    rows = [torch.as_tensor(prompt, dtype=torch.long) for prompt in prompts]
+    ones = [torch.ones_like(row) for row in rows]
+    mask = pad_sequence(ones, True, 0, "left").bool()
+    return pad_sequence(rows, True, pad, "left"), mask
 
 
 @torch.no_grad()
@@ -95,7 +91,7 @@ def generate(
     >>> generate(model, [[1, 2], [3]], max_new_tokens=4, sampling=GREEDY).tokens.shape
     torch.Size([2, 6])
     """
-    _check(model, prompts, max_new_tokens, {"stop": stop, "pad": pad})
+    _check(model, prompts, max_new_tokens, stop, pad)
     sampling = sampling or Sampling()
     device = model.embed_tokens.weight.device
     tokens, mask = (t.to(device) for t in pad_left(prompts, pad))
@@ -119,27 +115,24 @@ def generate(
     return Generation(tokens, mask, start)
 
 
-def _check(model: GPT, prompts, max_new_tokens: int, extra: dict) -> None:
-    V, context = model.config.vocab_size, model.config.context
-    remedy = "give at least one token each, for instance the end-of-text token"
-    lists = isinstance(prompts, list | tuple) and len(prompts) > 0
-    ok = lists and all(isinstance(p, list | tuple) and len(p) > 0 for p in prompts)
-    require(ok, "prompts", prompts, "a list of non-empty lists of token ids", remedy)
+def _check(model: GPT, prompts, n: int, stop: int | None, pad: int) -> None:
+    def is_list(x) -> bool:
+        return isinstance(x, list | tuple) and len(x) > 0
 
     def is_id(i) -> bool:
-        return isinstance(i, int) and not isinstance(i, bool) and 0 <= i < V
+        return type(i) is int and i in range(model.config.vocab_size)
 
+    remedy = "give at least one token each, for instance the end-of-text token"
+    ok = is_list(prompts) and all(map(is_list, prompts))
+    require(ok, "prompts", prompts, "a list of non-empty lists of token ids", remedy)
+    ids = f"in 0..{model.config.vocab_size - 1}"
+    remedy = "use the tokenizer that the model was trained with"
     for prompt in prompts:
         known = all(map(is_id, prompt))
-        remedy = "encode the text with the tokenizer that the model was trained with"
-        require(known, "prompts", prompt, f"lists of ids in 0..{V - 1}", remedy)
-    n = max_new_tokens
-    require(is_count(n), "max_new_tokens", n, "an int of at least 1", "ask for more")
-    total = max(len(prompt) for prompt in prompts) + n
-    remedy = f"shorten the prompt or ask for fewer than {n} new tokens"
-    limit = f"at most {context}, the model's context"
-    require(total <= context, "prompt length + max_new_tokens", total, limit, remedy)
-    for name, i in extra.items():
-        known = is_id(i) or (name == "stop" and i is None)
-        remedy = "use the tokenizer's eot or pad"
-        require(known, name, i, f"a token id in 0..{V - 1}", remedy)
+        require(known, "prompts", prompt, f"lists of ids {ids}", remedy)
+    require(is_id(pad), "pad", pad, f"a token id {ids}", remedy)
+    require(stop is None or is_id(stop), "stop", stop, f"a token id {ids}", remedy)
+    require_count(max_new_tokens=n)
+    total, context = max(map(len, prompts)) + n, model.config.context
+    fits, remedy = f"at most {context}, the model's context", "ask for less"
+    require(total <= context, "prompt length + max_new_tokens", total, fits, remedy)

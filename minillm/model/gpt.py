@@ -11,39 +11,31 @@ without a permutation (huggingface.py).
 import math
 
 import torch
-from jaxtyping import Bool, Complex, Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from minillm.errors import require
-from minillm.model.attention import (
-    Attention,
-    KVCache,
-    attention_mask,
-    positions,
-    rope_rotations,
-)
+from minillm.errors import require, require_mask
+from minillm.model import attention
 from minillm.model.config import GPTConfig
 from minillm.model.layers import RMSNorm, SwiGLU
 
 
 class Block(nn.Module):
-    """One pre-norm block: attention, then the feed-forward layer."""
+    """One pre-norm block: attention, then the feed-forward layer.
+
+    It calls with x (B, T, C) and all that attention wants to know besides: rotations,
+    mask and cache.
+    """
 
     def __init__(self, config: GPTConfig, layer: int):
         super().__init__()
         self.input_layernorm = RMSNorm(config.n_embd, config.norm_eps)
-        self.self_attn = Attention(config, layer)
+        self.self_attn = attention.Attention(config, layer)
         self.post_attention_layernorm = RMSNorm(config.n_embd, config.norm_eps)
         self.mlp = SwiGLU(config)
 
-    def forward(
-        self,
-        x: Float[Tensor, "B T C"],
-        rotations: Complex[Tensor, "... T D/2"],
-        mask: Bool[Tensor, "B|1 1 T S"] | None = None,
-        cache: KVCache | None = None,
-    ) -> Float[Tensor, "B T C"]:
-        x = x + self.self_attn(self.input_layernorm(x), rotations, mask, cache)
+    def forward(self, x: Float[Tensor, "B T C"], *besides) -> Float[Tensor, "B T C"]:
+        x = x + self.self_attn(self.input_layernorm(x), *besides)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -70,7 +62,7 @@ class GPT(nn.Module):
         # No buffer: .to(bfloat16) would make it real, cosines where rotations were.
         with torch.device("cpu"):  # even where the weights get no memory yet
             D, T, theta = config.head_dim, config.context, config.rope_theta
-            self.rotations = rope_rotations(D, T, theta)
+            self.rotations = attention.rope_rotations(D, T, theta)
         self.apply(self._initialise)
 
     def _initialise(self, module: nn.Module) -> None:
@@ -90,7 +82,7 @@ class GPT(nn.Module):
         self,
         tokens: Int[Tensor, "B T"],
         mask: Bool[Tensor, "B S"] | None = None,
-        cache: KVCache | None = None,
+        cache: attention.KVCache | None = None,
     ) -> Float[Tensor, "B T C"]:
         """Return the normalised residual stream above the last block.
 
@@ -106,17 +98,14 @@ class GPT(nn.Module):
         """
         past = cache.length if cache is not None else 0
         self._check(tokens, mask, past)
-        T = tokens.shape[1]
-        S = past + T
+        T, S = tokens.shape[1], past + tokens.shape[1]
         self.rotations = self.rotations.to(tokens.device)
         rotations = self.rotations[past:S]
         if mask is not None:
-            rotations = self.rotations[positions(mask)[:, past:]]
+            rotations = self.rotations[attention.positions(mask)[:, past:]]
         seen = None  # plain causal, the fast path
-        if mask is not None or (cache is not None and T > 1):
-            seen = attention_mask(mask, T, S, tokens.device)
-        elif cache is not None:
-            seen = tokens.new_ones(1, 1, 1, S, dtype=torch.bool)
+        if mask is not None or cache is not None:
+            seen = attention.attention_mask(mask, T, S, tokens.device)
         x = self.embed_tokens(tokens)
         for block in self.layers:
             x = block(x, rotations, seen, cache)
@@ -124,30 +113,27 @@ class GPT(nn.Module):
             cache.length = S
         return self.norm(x)
 
-    def forward(
-        self,
-        tokens: Int[Tensor, "B T"],
-        mask: Bool[Tensor, "B S"] | None = None,
-        cache: KVCache | None = None,
-    ) -> Float[Tensor, "B T V"]:
+    def forward(self, tokens, mask=None, cache=None) -> Float[Tensor, "B T V"]:
         """Return for each position the logits of the next token; see ``hidden``."""
         return self.lm_head(self.hidden(tokens, mask, cache))
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the state dict as files hold it: a head that is tied stands in once.
+
+        >>> "lm_head.weight" in GPT(GPTConfig(64, tied=True)).weights()
+        False
+        """
+        weights = self.state_dict()
+        if self.config.tied:
+            del weights["lm_head.weight"]
+        return weights
 
     def _check(self, tokens: Tensor, mask: Tensor | None, past: int) -> None:
         """Refuse what would fail later with a message about something else."""
         whole = tokens.dtype in (torch.int64, torch.int32)  # what nn.Embedding takes
         ok = tokens.dim() == 2 and tokens.numel() > 0 and whole
-        remedy = "pass token ids (B, T), B and T at least 1"
-        got = (tuple(tokens.shape), tokens.dtype)
-        require(ok, "tokens", got, "(B, T) of int64", remedy)
-        S = past + tokens.shape[1]
-        limit = self.config.context
-        fits = limit >= S
+        require(ok, "tokens", tokens, "(B, T) of int64", "B and T are at least 1")
+        S, room = past + tokens.shape[1], self.config.context
         remedy = "shorten the sequence or build the model with a larger context"
-        require(fits, "sequence length", S, f"in 1..{limit}", remedy)
-        if mask is not None:
-            shape = (tokens.shape[0], S)
-            remedy = "give True for each real token, past ones too"
-            ok = mask.shape == shape and mask.dtype == torch.bool
-            got = (tuple(mask.shape), mask.dtype)
-            require(ok, "mask", got, f"a bool tensor of shape {shape}", remedy)
+        require(room >= S, "sequence length", S, f"in 1..{room}", remedy)
+        require_mask(mask, (len(tokens), S))

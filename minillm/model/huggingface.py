@@ -10,12 +10,10 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from minillm.errors import require
-from minillm.files import atomic_write
+from minillm.errors import require, require_file, require_one_of
+from minillm.files import atomic_write, load_tensors, save_tensors
 from minillm.model.config import GPTConfig
 from minillm.model.gpt import GPT
 
@@ -31,33 +29,33 @@ SIZES = {
     "norm_eps": "rms_norm_eps",
     "tied": "tie_word_embeddings",
 }
-DTYPES = {
-    torch.float32: "float32",
-    torch.bfloat16: "bfloat16",
-    torch.float16: "float16",
-}
+# What a Llama of ours always is; these are also the defaults of a file that is silent.
+FIXED = {"model_type": "llama", "hidden_act": "silu"}
+FIXED |= {"attention_bias": False, "mlp_bias": False}
+DTYPES = ("float32", "bfloat16", "float16")
 
 
-def llama_config(
-    config: GPTConfig, dtype: str, eot: int | None, pad: int | None
-) -> dict:
+def llama_config(config: GPTConfig, dtype: str, eot=None, pad=None) -> dict:
     """Write our configuration in the words of a Llama's ``config.json``.
 
-    >>> llama_config(GPTConfig(64), "float32", eot=None, pad=None)["model_type"]
+    Args:
+        config: of the model.
+        dtype: of the weights, as torch names it.
+        eot: the token that ends a document, and begins the next.
+        pad: the token that fills rows up.
+
+    >>> llama_config(GPTConfig(64), "float32")["model_type"]
     'llama'
     """
     return {
+        **FIXED,
         "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
         **{theirs: getattr(config, ours) for ours, theirs in SIZES.items()},
         "head_dim": config.head_dim,
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "mlp_bias": False,
         "rope_theta": config.rope_theta,  # transformers 4 reads this line
         "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
         "dtype": dtype,
-        "bos_token_id": eot,  # one token both ends a document and begins the next
+        "bos_token_id": eot,
         "eos_token_id": eot,
         "pad_token_id": pad,
     }
@@ -75,31 +73,19 @@ def export_huggingface(model: GPT, folder: str | Path, tokenizer=None) -> Path:
         ValueError: float64 weights, which no such folder holds.
         DiskFullError: no room; config.json comes last, so the folder does not load.
     """
-    dtype = model.embed_tokens.weight.dtype
-    remedy = "convert the model with .float() first"
-    require(dtype in DTYPES, "model", dtype, "float32, bfloat16 or float16", remedy)
-    folder = Path(folder)
-    with atomic_write(folder / "model.safetensors") as temporary:
-        save_file(_llama_tensors(model), temporary, metadata={"format": "pt"})
+    dtype = str(model.embed_tokens.weight.dtype).removeprefix("torch.")
+    require_one_of(DTYPES, dtype=dtype)
+    folder, head = Path(folder), "lm_head.weight"
+    weights = model.weights()
+    theirs = {n if n == head else f"model.{n}": t for n, t in weights.items()}
+    save_tensors(folder / "model.safetensors", theirs, {"format": "pt"})
     if tokenizer is not None:
         tokenizer.to_huggingface(folder)
     eot, pad = (tokenizer.eot, tokenizer.pad) if tokenizer else (None, None)
-    config = llama_config(model.config, DTYPES[dtype], eot, pad)
+    config = llama_config(model.config, dtype, eot, pad)
     with atomic_write(folder / "config.json") as temporary:
         temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return folder
-
-
-def _llama_tensors(model: GPT) -> dict[str, Tensor]:
-    tensors = {}
-    for name, tensor in model.state_dict().items():
-        if name == "lm_head.weight":
-            if model.config.tied:
-                continue  # safetensors refuses the same memory twice
-            tensors[name] = tensor
-        else:
-            tensors[f"model.{name}"] = tensor
-    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
 
 
 def import_huggingface(folder: str | Path) -> GPT:
@@ -117,8 +103,8 @@ def import_huggingface(folder: str | Path) -> GPT:
     folder = Path(folder)
     config = _read_config(folder)
     theirs = _read_weights(folder)
-    ours = {name.removeprefix("model."): tensor for name, tensor in theirs.items()}
-    ours = {n: t.float() for n, t in ours.items() if not n.endswith("inv_freq")}
+    ours = {n.removeprefix("model."): t.float() for n, t in theirs.items()}
+    ours = {n: t for n, t in ours.items() if not n.endswith("inv_freq")}
     if config.tied:
         ours["lm_head.weight"] = ours.get("embed_tokens.weight")
     with torch.device("meta"):  # no memory and no random numbers for what is replaced
@@ -134,46 +120,28 @@ def import_huggingface(folder: str | Path) -> GPT:
 
 def _read_config(folder: Path) -> GPTConfig:
     path = folder / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"folder must hold config.json, got {str(folder)!r} without one; give the "
-            "folder that export_huggingface or save_pretrained wrote"
-        )
+    require_file(path, "give the folder that export or save_pretrained wrote")
     try:
-        theirs = json.loads(path.read_text(encoding="utf-8"))
-        kind = theirs.get("model_type")
-    except (ValueError, AttributeError):
-        theirs, kind = {}, None
-    require(kind == "llama", "model_type", kind, "'llama'", "only Llamas can be loaded")
+        theirs = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        theirs = {}
+    theirs = FIXED | {"model_type": None, "tie_word_embeddings": False} | theirs
+    for name, ours in FIXED.items():
+        value = theirs[name]
+        require(value == ours, name, value, repr(ours), "choose another Llama")
     theirs.setdefault("num_key_value_heads", theirs.get("num_attention_heads"))
-    theirs.setdefault("tie_word_embeddings", False)
     lacking = [name for name in SIZES.values() if name not in theirs]
     require(not lacking, "config.json", lacking, "complete", "write it again")
     # transformers 4 wrote rope_scaling; where both stand, it wins in transformers 5.
     rope = (theirs.get("rope_parameters") or {}) | (theirs.get("rope_scaling") or {})
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    require(
-        kind == "default", "rope_type", kind, "'default'", "choose an unscaled Llama"
-    )
-    for bias in ("attention_bias", "mlp_bias"):
-        value = theirs.get(bias, False)
-        require(not value, bias, value, "false", "minillm has no biases")
-    act = theirs.get("hidden_act", "silu")
-    require(act == "silu", "hidden_act", act, "'silu'", "minillm has no other gate")
+    kind, plain = rope.get("rope_type", rope.get("type", "default")), "'default'"
+    require(kind == "default", "rope_type", kind, plain, "choose an unscaled Llama")
     theta = rope.get("rope_theta", theirs.get("rope_theta", 10_000.0))
     sizes = {ours: theirs[name] for ours, name in SIZES.items()}
     config = GPTConfig(**sizes, rope_theta=theta)
-    D = theirs.get("head_dim") or config.head_dim
-    same = config.head_dim == D
-    require(same, "head_dim", D, f"C / H = {config.head_dim}", "choose another Llama")
+    D, same = theirs.get("head_dim"), f"C / H = {config.head_dim}"
+    require(D in (None, config.head_dim), "head_dim", D, same, "choose another Llama")
     return config
-
-
-def _read_shard_names(index: Path) -> list[str]:
-    try:
-        return sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        require(False, "path", str(index), "an index of shards", "copy it again")
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
@@ -183,15 +151,13 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
     if index.is_file() and not (folder / files[0]).is_file():
         files = _read_shard_names(index)
     for name in files:
-        path = folder / name
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"folder must hold {name}, got {str(folder)!r} without it; pickled "
-                "weights (pytorch_model.bin) have to be converted to safetensors first"
-            )
-        try:
-            tensors |= load_file(path)
-        except SafetensorError as error:
-            remedy = "copy or export it again"
-            require(False, "path", str(path), f"a safetensors file ({error})", remedy)
+        remedy = "copy it again, or convert pickled weights (*.bin) to safetensors"
+        tensors |= load_tensors(folder / name, remedy)[0]
     return tensors
+
+
+def _read_shard_names(index: Path) -> list[str]:
+    try:
+        return sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        require(False, "path", str(index), "an index of shards", "copy it again")

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from minillm.errors import is_count, require
+from minillm.errors import require, require_count
 from minillm.model.layers import at_least_float32
 
 
@@ -47,8 +47,7 @@ class Sampling:
         t, k, p, m = self.temperature, self.top_k, self.top_p, self.min_p
         warm = t == 0 or 1e-6 <= t < math.inf  # a smaller one overflows float32
         require(warm, "temperature", t, "0 or at least 1e-6", "0 is greedy")
-        at_least = "an int of at least 1"
-        require(k is None or is_count(k), "top_k", k, at_least, "None keeps all")
+        require_count(top_k=1 if k is None else k)
         require(p is None or 0 < p <= 1, "top_p", p, "in (0, 1]", "1 keeps everything")
         require(m is None or 0 <= m <= 1, "min_p", m, "in [0, 1]", "0 keeps everything")
         r = self.repetition_penalty
@@ -70,12 +69,10 @@ def penalize_repetition(
     Differs from the paper: negative logits are multiplied, else the penalty would make
     them more probable. Padding (mask False) does not count as having occurred.
     """
-    seen = torch.zeros_like(logits, dtype=torch.bool)
-    occurs = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
-    rows = torch.arange(len(tokens), device=tokens.device)[:, None].expand_as(tokens)
-    seen[rows[occurs], tokens[occurs]] = True
+    occurs = torch.ones_like(tokens) if mask is None else mask
+    times = torch.zeros_like(logits).scatter_add(1, tokens, occurs.to(logits.dtype))
     penalized = torch.where(logits > 0, logits / penalty, logits * penalty)
-    return torch.where(seen, penalized, logits)
+    return torch.where(times > 0, penalized, logits)
 
 
 def keep_top_k(logits: Float[Tensor, "B V"], k: int) -> Float[Tensor, "B V"]:
@@ -100,10 +97,12 @@ def keep_top_p(logits: Float[Tensor, "B V"], p: float) -> Float[Tensor, "B V"]:
     """
     if p == 1:
         return logits  # the sum below reaches 1 before the last token, by rounding
-    ordered, index = logits.softmax(-1).sort(dim=-1, descending=True, stable=True)
-    before = ordered.cumsum(-1) - ordered  # probability of all better tokens
-    reject = torch.zeros_like(before, dtype=torch.bool)
-    reject = reject.scatter(-1, index, before >= p)  # back to the vocabulary's order
+    # By logits: of two that differ in their last bit only, the better one comes first.
+    ordered, index = logits.sort(dim=-1, descending=True, stable=True)
+    probabilities = ordered.softmax(-1)
+    before = probabilities.cumsum(-1) - probabilities  # of all better tokens
+    reject = torch.empty_like(index, dtype=torch.bool)
+    reject.scatter_(-1, index, before >= p)  # back to the vocabulary's order
     return logits.masked_fill(reject, -torch.inf)
 
 
@@ -115,11 +114,8 @@ def keep_min_p(logits: Float[Tensor, "B V"], p: float) -> Float[Tensor, "B V"]:
     >>> keep_min_p(torch.tensor([[0.6, 0.3, 0.1]]).log(), p=0.4).exp()
     tensor([[0.6000, 0.3000, 0.0000]])
     """
-    if p == 0:
-        return logits
-    logprobs = logits.log_softmax(-1)
-    best = logprobs.max(-1, keepdim=True).values
-    return logits.masked_fill(logprobs < best + math.log(p), -torch.inf)
+    odds = (logits - logits.max(-1, keepdim=True).values).exp()
+    return logits.masked_fill(odds < p, -torch.inf)
 
 
 def sampling_logprobs(
@@ -153,10 +149,7 @@ def sampling_logprobs(
     # A difference: large logits over a small temperature would be inf - inf = NaN.
     best = logits.max(-1, keepdim=True).values
     logits = (logits - best) / sampling.temperature
-    if sampling.top_k is not None:
-        logits = keep_top_k(logits, sampling.top_k)
-    if sampling.top_p is not None:
-        logits = keep_top_p(logits, sampling.top_p)
-    if sampling.min_p is not None:
-        logits = keep_min_p(logits, sampling.min_p)
+    limits = (sampling.top_k, sampling.top_p, sampling.min_p)
+    for keep, limit in zip((keep_top_k, keep_top_p, keep_min_p), limits, strict=True):
+        logits = keep(logits, limit) if limit is not None else logits
     return logits.log_softmax(-1)

@@ -174,7 +174,7 @@ def test_shards_are_read_as_one_model(tmp_path):
     ours = import_huggingface(tmp_path)
     torch.testing.assert_close(ours(tokens), theirs(tokens).logits, **CLOSE)
     shards[1].unlink()
-    with pytest.raises(FileNotFoundError, match=f"must hold {shards[1].name}"):
+    with pytest.raises(FileNotFoundError, match=f"a file, got .*{shards[1].name}"):
         import_huggingface(tmp_path)
 
 
@@ -217,7 +217,9 @@ def test_a_config_of_transformers_4_is_understood(tmp_path):
 
 
 def test_float64_is_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(ValueError, match=r"float32, bfloat16 or float16.*float64"):
+    with pytest.raises(
+        ValueError, match=r"one of \('float32', 'bfloat16', 'float16'\).*64"
+    ):
         export_huggingface(spread_model(SHAPES["tied"]).double(), tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
@@ -254,8 +256,8 @@ SCALED = {"rope_type": "linear", "factor": 2.0, "rope_theta": 10_000.0}
         ({"rope_scaling": SCALED, "rope_parameters": None}, "rope_type must be"),
         ({"rope_scaling": {"type": "dynamic"}, "rope_parameters": None}, "rope_type"),
         ({"rope_scaling": SCALED}, "rope_type must be 'default'"),
-        ({"attention_bias": True}, "attention_bias must be false"),
-        ({"mlp_bias": True}, "mlp_bias must be false"),
+        ({"attention_bias": True}, "attention_bias must be False"),
+        ({"mlp_bias": True}, "mlp_bias must be False"),
         ({"hidden_act": "gelu"}, "hidden_act must be 'silu', got 'gelu'"),
         ({"head_dim": 16}, r"head_dim must be C / H = 8, got 16"),
         ({"hidden_size": 30}, "n_embd must be a multiple of"),
@@ -306,17 +308,17 @@ def test_missing_foreign_and_misshapen_weights_are_named(tmp_path):
 
 
 def test_missing_folders_files_and_damaged_weights_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"must hold config.json.*none"):
+    with pytest.raises(FileNotFoundError, match=r"a file, got .*none.config.json"):
         import_huggingface(tmp_path / "none")
     export_huggingface(spread_model(SHAPES["tied"]), tmp_path)
     path = tmp_path / "model.safetensors"
     good = path.read_bytes()
     for content in (b"", good[:100], good[:-1], b"no tensors" * 100):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="path must be a safetensors file"):
+        with pytest.raises(ValueError, match="path must be an intact safetensors file"):
             import_huggingface(tmp_path)
     path.unlink()
-    with pytest.raises(FileNotFoundError, match=r"must hold model.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"a file, got .*model.safetensors"):
         import_huggingface(tmp_path)
     index = tmp_path / "model.safetensors.index.json"
     for content in ("", "{}", "[]", '{"weight_map": 3}'):

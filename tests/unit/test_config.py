@@ -7,14 +7,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from minillm.model import (
-    GPT,
-    GPTConfig,
-    KVCache,
-    count_parameters,
-    flops_per_token,
-    kv_cache_bytes,
-)
+from minillm.model import GPT, GPTConfig, KVCache
+from minillm.model.config import count_parameters, flops_per_token, kv_cache_bytes
 
 SMALL = {"n_layer": 3, "n_head": 4, "n_embd": 32, "context": 16}
 SHAPES = {
