@@ -16,13 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
 from minillm.errors import require
-from minillm.files import atomic_write
+from minillm.files import load_tensors, save_tensors
 from minillm.model import GPT, GPTConfig
 from minillm.training.distributed import full, shard_like
 
@@ -49,12 +47,7 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    path: str | Path,
-    model: GPT,
-    optimizers: list[Optimizer],
-    step: int,
-    notes: dict,
-    write: bool = True,
+    path: str | Path, model: GPT, optimizers: list, step: int, notes: dict, write=True
 ) -> None:
     """Write a checkpoint atomically.
 
@@ -70,22 +63,19 @@ def save_checkpoint(
     Raises:
         DiskFullError: no room; the old checkpoint is untouched.
     """
-    tensors = {f"model.{name}": full(t) for name, t in _weights(model).items()}
+    tensors = {f"model.{name}": full(t) for name, t in model.weights().items()}
     tensors |= _optimizer_tensors(model, optimizers)
     tensors["random.torch"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors["random.cuda"] = torch.cuda.get_rng_state()
     if not write:
         return
-    header = {
-        "format": FORMAT,
-        "step": json.dumps(step),
-        "model": json.dumps(asdict(model.config)),
-        "notes": json.dumps(notes),
-        "random": json.dumps({"python": random.getstate(), "numpy": _numpy_state()}),
-    }
-    with atomic_write(path) as temporary:
-        save_file({n: t.contiguous() for n, t in tensors.items()}, temporary, header)
+    kind, keys, *rest = np.random.get_state()  # noqa: NPY002 - the global generator
+    numpy_state = [kind, keys.tolist(), *rest]
+    generators = {"python": random.getstate(), "numpy": numpy_state}
+    parts = {"step": step, "model": asdict(model.config), "notes": notes}
+    header = {n: json.dumps(x) for n, x in (parts | {"random": generators}).items()}
+    save_tensors(path, tensors, {"format": FORMAT} | header)
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -95,27 +85,16 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         FileNotFoundError: no such file.
         ValueError: the file is corrupt or was not written by ``save_checkpoint``.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(
-            f"path must be a checkpoint, got {str(path)!r}, which is not there; "
-            "train first or correct the path"
-        )
-    remedy = "use a file written by minillm; if it was one, it was damaged: start again"
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            # Clones: views of an open file keep Windows from ever replacing it.
-            tensors = {n: file.get_tensor(n).clone() for n in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        require(False, "path", str(path), f"a safetensors file ({error})", remedy)
+    remedy = "train first or correct the path: there is no whole checkpoint"
+    tensors, header = load_tensors(path, remedy)
     ours = header.get("format") == FORMAT
     require(ours, "path", str(path), f"a {FORMAT!r} file", remedy)
     try:
-        parts = [json.loads(header[n]) for n in ("step", "model", "notes", "random")]
-        step, model, notes, generators = parts
-        return Checkpoint(tensors, step, GPTConfig(**model), notes, generators)
+        parts = {n: json.loads(header[n]) for n in ("step", "model", "notes", "random")}
+        parts["model"] = GPTConfig(**parts["model"])
+        return Checkpoint(tensors, **parts)
     except (KeyError, TypeError, ValueError) as error:
-        message = f"a file with a complete header ({error!r})"
+        message = f"a {FORMAT!r} file with a complete header ({error!r})"
         require(False, "path", str(path), message, remedy)
 
 
@@ -127,7 +106,7 @@ def restore(checkpoint: Checkpoint, model: GPT, optimizers: list[Optimizer]) -> 
         ValueError: the checkpoint belongs to another model or to other optimizers;
             nothing is changed then.
     """
-    weights, found = _weights(model), _tensors_under(checkpoint, "model.")
+    weights, found = model.weights(), _tensors_under(checkpoint, "model.")
     _require_same_model(checkpoint, model, found)
     moments = _moments(checkpoint, model, optimizers)
     for name, weight in weights.items():
@@ -144,7 +123,7 @@ def _require_same_model(checkpoint: Checkpoint, model: GPT, found: dict) -> None
     """Compare settings too: another n_head or norm_eps would fit the same tensors."""
     then, now = asdict(checkpoint.model), asdict(model.config)
     wrong = [(name, then[name], now[name]) for name in now if then[name] != now[name]]
-    expected = {(n, tuple(t.shape), str(t.dtype)) for n, t in _weights(model).items()}
+    expected = {(n, tuple(t.shape), str(t.dtype)) for n, t in model.weights().items()}
     stored = {(n, tuple(t.shape), str(t.dtype)) for n, t in found.items()}
     wrong = wrong or sorted(expected ^ stored)
     same = f"of the same model; differs in {wrong[:3]}"
@@ -152,21 +131,21 @@ def _require_same_model(checkpoint: Checkpoint, model: GPT, found: dict) -> None
     require(not wrong, "checkpoint", checkpoint.model, same, remedy)
 
 
-def _moments(
-    checkpoint: Checkpoint, model: GPT, optimizers: list[Optimizer]
-) -> list[tuple[Optimizer, Tensor, str, Tensor]]:
-    """Find the owner of each optimizer tensor, before anything is changed."""
+def _moments(checkpoint: Checkpoint, model: GPT, optimizers: list[Optimizer]) -> list:
+    """Find the owner of each optimizer tensor, before anything is changed.
+
+    Returns:
+        for each an optimizer, a parameter, the name of the moment, and its value.
+    """
     named, moments = dict(model.named_parameters()), []
+    remedy = "build the optimizers that wrote it, in the same order"
     for key, tensor in _tensors_under(checkpoint, "optimizer.").items():
         i, _, rest = key.partition(".")
         name, _, entry = rest.rpartition("/")
-        optimizer = optimizers[int(i)] if int(i) < len(optimizers) else None
-        groups = optimizer.param_groups if optimizer else []
-        held = {id(w) for group in groups for w in group["params"]}
-        known = id(named.get(name)) in held
-        remedy = "build the optimizers that wrote it, in the same order"
+        groups = [g for o in optimizers[int(i) :][:1] for g in o.param_groups]
+        known = any(named.get(name) is w for group in groups for w in group["params"])
         require(known, "checkpoint", key, "of these optimizers", remedy)
-        moments.append((optimizer, named[name], entry, tensor))
+        moments.append((optimizers[int(i)], named[name], entry, tensor))
     return moments
 
 
@@ -185,12 +164,6 @@ def load_model(path: str | Path) -> GPT:
     return model.eval()
 
 
-def _weights(model: GPT) -> dict[str, Tensor]:
-    tied = model.config.tied
-    weights = model.state_dict().items()
-    return {n: t for n, t in weights if not (tied and n == "lm_head.weight")}
-
-
 def _optimizer_tensors(model: GPT, optimizers: list[Optimizer]) -> dict[str, Tensor]:
     names = {parameter: name for name, parameter in model.named_parameters()}
     return {
@@ -202,16 +175,8 @@ def _optimizer_tensors(model: GPT, optimizers: list[Optimizer]) -> dict[str, Ten
 
 
 def _tensors_under(checkpoint: Checkpoint, prefix: str) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in checkpoint.tensors.items()
-        if name.startswith(prefix)
-    }
-
-
-def _numpy_state() -> list:
-    kind, keys, *rest = np.random.get_state()  # noqa: NPY002 - the global generator
-    return [kind, keys.tolist(), *rest]
+    found = {n: t for n, t in checkpoint.tensors.items() if n.startswith(prefix)}
+    return {name.removeprefix(prefix): tensor for name, tensor in found.items()}
 
 
 def _restore_random(checkpoint: Checkpoint) -> None:
@@ -220,5 +185,4 @@ def _restore_random(checkpoint: Checkpoint) -> None:
         torch.cuda.set_rng_state(checkpoint.tensors["random.cuda"])
     version, internal, gauss = checkpoint.random["python"]
     random.setstate((version, tuple(internal), gauss))
-    kind, keys, *rest = checkpoint.random["numpy"]
-    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))  # noqa: NPY002
+    np.random.set_state(tuple(checkpoint.random["numpy"]))  # noqa: NPY002

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from minillm.data.batches import Batch
-from minillm.errors import require
+from minillm.errors import require, require_one_of
 
 STRATEGIES = ("ddp", "fsdp")
 
@@ -42,8 +42,7 @@ class World:
         """
         B, remedy = len(batch.tokens), "choose a multiple of the number of processes"
         require(B % self.size == 0, "B", B, f"a multiple of {self.size}", remedy)
-        mine = (part[self.rank :: self.size].to(self.device) for part in batch)
-        return Batch(*mine)
+        return Batch(*(part[self.rank :: self.size].to(self.device) for part in batch))
 
     def sum(self, value: float) -> float:
         """Add up a number over all processes; all must call this together."""
@@ -81,8 +80,7 @@ def parallelize(model: nn.Module, strategy: str, world: World) -> nn.Module:
     Raises:
         ValueError: an unknown strategy.
     """
-    ok, known = strategy in STRATEGIES, f"one of {STRATEGIES}"
-    require(ok, "parallel", strategy, known, "choose one")
+    require_one_of(STRATEGIES, parallel=strategy)
     if world.size == 1:
         return model
     if strategy == "ddp":

@@ -6,12 +6,11 @@ summed over the N positions whose next token is a target. The labels are the tex
 itself, moved one place to the left.
 """
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from minillm.errors import require
+from minillm.errors import require, require_mask
 
 IGNORE = -100  # cross_entropy skips this label
 
@@ -24,6 +23,7 @@ def shift_targets(
     We move the targets and not the logits: a slice of the logits would be copied, and
     they are the largest tensor of a training step.
 
+    >>> import torch
     >>> shift_targets(torch.tensor([[5, 6, 7]]), torch.tensor([[True, False, True]]))
     tensor([[-100,    7, -100]])
     """
@@ -37,6 +37,7 @@ def shift_targets(
 def count_targets(tokens: Int[Tensor, "B T"], mask: Bool[Tensor, "B T"] | None) -> int:
     """How many tokens a batch scores; the first of a row has no prediction.
 
+    >>> import torch
     >>> count_targets(torch.tensor([[5, 6, 7]]), None)
     2
     """
@@ -61,16 +62,14 @@ def next_token_loss(
 
     Source: Bengio et al. 2003, section 2.
 
+    >>> import torch
     >>> next_token_loss(torch.zeros(1, 3, 4), torch.tensor([[0, 1, 2]]))   # ln 4
     tensor(1.3863)
     """
     B_T, shape = tuple(tokens.shape), tuple(logits.shape)
     same = "pass all T positions; the shift happens here"
     require(shape[:-1] == B_T, "logits", shape, f"of shape (B, T, V) for {B_T}", same)
-    if mask is not None:
-        ok = tuple(mask.shape) == B_T and mask.dtype == torch.bool
-        got = (tuple(mask.shape), mask.dtype)  # ~ of the integer 1 would be -2
-        require(ok, "mask", got, f"a bool tensor of shape {B_T}", "use mask.bool()")
+    require_mask(mask, B_T)
     remedy = "give each batch at least one row with a target after its first token"
     n = count_targets(tokens, mask)
     require(n > 0, "targets", n, "at least 1", remedy)

@@ -5,12 +5,10 @@ does not know of. ``MetricsLog`` drops both when it opens the file again, so aft
 resume the log reads as if nothing had happened.
 """
 
-import contextlib
 import json
-import os
 from pathlib import Path
 
-from minillm.files import DiskFullError, atomic_write, is_disk_full
+from minillm.files import append_line, atomic_write
 
 
 class MetricsLog:
@@ -39,23 +37,9 @@ class MetricsLog:
         Raises:
             DiskFullError: no room for a line.
         """
-        self.records.append(record)
-        if not self.path:
-            return
-        size = self.path.stat().st_size if self.path.exists() else 0
-        try:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
-        except OSError as error:
-            self.records.pop()
-            with contextlib.suppress(OSError):
-                os.truncate(self.path, size)  # half a line would swallow the next one
-            if is_disk_full(error):
-                raise DiskFullError(
-                    f"path {str(self.path)!r} cannot grow, the disk is full; free some "
-                    "space and resume from the last checkpoint."
-                ) from error
-            raise
+        if self.path:
+            append_line(self.path, json.dumps(record))
+        self.records.append(record)  # after it, so that file and memory agree
 
     def column(self, name: str) -> list:
         """One quantity over all steps that have it."""

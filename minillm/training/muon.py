@@ -27,9 +27,7 @@ from minillm.training.distributed import full, shard_like
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
-def orthogonalize(
-    M: Float[Tensor, "... R C"], rounds: int = 5
-) -> Float[Tensor, "... R C"]:
+def orthogonalize(M: Float[Tensor, "... R C"], rounds=5) -> Float[Tensor, "... R C"]:
     r"""Replace M's singular values by values near 1.
 
     .. math:: X \leftarrow a X + (b X X^\top + c (X X^\top)^2) X
@@ -75,9 +73,8 @@ class Muon(Optimizer):
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(params, defaults)
         for parameter in (p for group in self.param_groups for p in group["params"]):
-            shape = tuple(parameter.shape)
-            remedy = "give vectors and embeddings to AdamW"
-            require(len(shape) == 2, "params", shape, "matrices", remedy)
+            ok, remedy = parameter.ndim == 2, "give vectors and embeddings to AdamW"
+            require(ok, "params", parameter, "matrices", remedy)
 
     @torch.no_grad()
     def step(self, closure=None) -> None:

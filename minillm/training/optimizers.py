@@ -17,28 +17,24 @@ Source: Kingma & Ba 2015, algorithm 1; Loshchilov & Hutter 2019, algorithm 2.
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
-from minillm.errors import require
+from minillm.errors import require, require_one_of, require_positive
 from minillm.training.distributed import full
 from minillm.training.muon import Muon
 
+OPTIMIZERS = ("muon", "adamw", "adamw-by-hand")
+
 
 @torch.no_grad()
-def adamw_update(
-    w: Tensor,
-    g: Tensor,
-    m: Tensor,
-    v: Tensor,
-    t: int,
-    lr: float,
-    beta1: float = 0.9,
-    beta2: float = 0.95,
-    eps: float = 1e-8,
-    weight_decay: float = 0.1,
-) -> None:
+def adamw_update(w, g, m, v, t, lr, beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.1):
     """Apply step ``t`` (from 1) to weight ``w`` and its moments ``m``, ``v``, in place.
+
+    Args:
+        w, g, m, v: tensors of one shape: weight, gradient, running means of it and of
+            its square.
+        t, lr, beta1, beta2, eps, weight_decay: the numbers of the formula above.
 
     >>> w = torch.ones(1); zero = torch.zeros(1)
     >>> adamw_update(w, zero, zero.clone(), zero.clone(), t=1, lr=0.1)   # only decay
@@ -83,17 +79,9 @@ class AdamW(Optimizer):
                     state["exp_avg"] = torch.zeros_like(w)
                     state["exp_avg_sq"] = torch.zeros_like(w)
                 state["step"] += 1
-                adamw_update(
-                    w,
-                    w.grad,
-                    state["exp_avg"],
-                    state["exp_avg_sq"],
-                    int(state["step"]),
-                    group["lr"],
-                    *group["betas"],
-                    group["eps"],
-                    group["weight_decay"],
-                )
+                moments = (state["exp_avg"], state["exp_avg_sq"], int(state["step"]))
+                rates = (group["lr"], *group["betas"], group["eps"])
+                adamw_update(w, w.grad, *moments, *rates, group["weight_decay"])
 
 
 def parameter_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
@@ -113,20 +101,13 @@ def parameter_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
         if not parameter.requires_grad:
             continue
         table = name.endswith(("embed_tokens.weight", "lm_head.weight"))
-        kind = (
-            "vectors" if parameter.ndim < 2 else "embeddings" if table else "matrices"
-        )
-        groups[kind].append(parameter)
+        kind = "embeddings" if table else "matrices"
+        groups[kind if parameter.ndim > 1 else "vectors"].append(parameter)
     return groups
 
 
 def build_optimizers(
-    model: nn.Module,
-    name: str = "muon",
-    lr: float = 5e-3,
-    matrix_lr: float = 0.02,
-    betas: tuple[float, float] = (0.9, 0.95),
-    weight_decay: float = 0.1,
+    model, name="muon", lr=5e-3, matrix_lr=0.02, betas=(0.9, 0.95), weight_decay=0.1
 ) -> list[Optimizer]:
     """Make the optimizers of a model; together they hold each parameter once.
 
@@ -142,28 +123,22 @@ def build_optimizers(
     Raises:
         ValueError: an unknown name or nothing to train.
     """
-    names = ("adamw", "adamw-by-hand", "muon")
-    require(name in names, "optimizer", name, f"one of {names}", "choose one of them")
+    require_one_of(OPTIMIZERS, optimizer=name)
     groups = parameter_groups(model)
     n = sum(len(group) for group in groups.values())
     require(n > 0, "model", n, "trainable", "set requires_grad on some parameters")
-    by_adam = groups["embeddings"] + ([] if name == "muon" else groups["matrices"])
-    adam_groups = [
-        {"params": by_adam, "weight_decay": weight_decay},
-        {"params": groups["vectors"], "weight_decay": 0.0},
-    ]
-    adam_groups = [group for group in adam_groups if group["params"]]
+    matrices = groups["matrices"] if name == "muon" else []
+    tables = groups["embeddings"] + ([] if name == "muon" else groups["matrices"])
+    by_adam = [{"params": tables, "weight_decay": weight_decay}]
+    by_adam += [{"params": groups["vectors"], "weight_decay": 0.0}]
+    by_adam = [group for group in by_adam if group["params"]]
     optimizers: list[Optimizer] = []
-    if adam_groups and name == "adamw-by-hand":
-        optimizers.append(AdamW(adam_groups, lr=lr, betas=betas))
-    elif adam_groups:
-        optimizers.append(
-            torch.optim.AdamW(adam_groups, lr=lr, betas=betas, fused=True)
-        )
-    if name == "muon" and groups["matrices"]:
-        optimizers.append(
-            Muon(groups["matrices"], lr=matrix_lr, weight_decay=weight_decay)
-        )
+    if by_adam and name == "adamw-by-hand":
+        optimizers += [AdamW(by_adam, lr=lr, betas=betas)]
+    elif by_adam:
+        optimizers += [torch.optim.AdamW(by_adam, lr=lr, betas=betas, fused=True)]
+    if matrices:
+        optimizers += [Muon(matrices, lr=matrix_lr, weight_decay=weight_decay)]
     for group in (g for optimizer in optimizers for g in optimizer.param_groups):
         group["peak_lr"] = group["lr"]
     return optimizers
@@ -188,7 +163,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> float
     >>> round(clip_gradients([w], max_norm=1.0), 3), w.grad
     (5.0, tensor([0.6000, 0.8000]))
     """
-    require(max_norm > 0, "max_norm", max_norm, "positive", "use inf for no clipping")
+    require_positive(max_norm=max_norm)  # infinity clips nothing
     gradients = [p.grad for p in parameters if p.grad is not None]
     if not gradients:
         return 0.0

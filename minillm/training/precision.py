@@ -17,9 +17,9 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from minillm.errors import require
+from minillm.errors import require_one_of
 
-KNOWN = ("float32", "bfloat16")
+PRECISIONS = ("float32", "bfloat16")
 
 
 def autocast(precision: str, device: str) -> AbstractContextManager:
@@ -36,7 +36,7 @@ def autocast(precision: str, device: str) -> AbstractContextManager:
     ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
     torch.bfloat16
     """
-    require(precision in KNOWN, "precision", precision, f"one of {KNOWN}", "choose one")
+    require_one_of(PRECISIONS, precision=precision)
     if precision == "float32":
         return nullcontext()
     return torch.autocast(device.split(":")[0], dtype=torch.bfloat16)

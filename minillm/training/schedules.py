@@ -35,14 +35,11 @@ def cosine(step: int, steps: int, warmup: int, floor: float = 0.0) -> float:
     [1.0, 0.5, 0.0, 0.0]
     """
     x = _progress(step, warmup, steps - 1)
-    return warmup_factor(step, warmup) * (
-        floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * x))
-    )
+    half = 0.5 * (1 + math.cos(math.pi * x))
+    return warmup_factor(step, warmup) * (floor + (1 - floor) * half)
 
 
-def wsd(
-    step: int, steps: int, warmup: int, floor: float = 0.0, decay: float = 0.3
-) -> float:
+def wsd(step: int, steps: int, warmup: int, floor=0.0, decay=0.3) -> float:
     """Warm-up, stable, decay: linear to ``floor`` over the last ``decay`` of the steps.
 
     Source: Hu et al. 2024 (MiniCPM), section 4. Differs from the paper: the decay is
@@ -70,3 +67,6 @@ def _progress(step: int, start: int, end: int) -> float:
     if end <= start:
         return 0.0 if step < max(end, 1) else 1.0  # a run of one step learns something
     return min(max((step - start) / (end - start), 0.0), 1.0)
+
+
+SCHEDULES = {"cosine": cosine, "wsd": wsd, "constant": constant}

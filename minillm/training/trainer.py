@@ -14,89 +14,26 @@ divided by the count of the whole window, never a mean of means.
 
 import contextlib
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
 from minillm.data.batches import Batch, Windows
-from minillm.errors import is_count, require
+from minillm.errors import require
 from minillm.model import GPT
 from minillm.model.layers import at_least_float32
-from minillm.training import schedules
 from minillm.training.checkpoints import load_checkpoint, restore, save_checkpoint
-from minillm.training.distributed import STRATEGIES, World, parallelize
+from minillm.training.distributed import World, parallelize
+from minillm.training.interrupt import TrainingInterrupted, deferred_interrupt
 from minillm.training.losses import count_targets, next_token_loss
 from minillm.training.metrics import MetricsLog
 from minillm.training.optimizers import build_optimizers, clip_gradients
-from minillm.training.precision import KNOWN, autocast
-
-SCHEDULES = {
-    f.__name__: f for f in (schedules.cosine, schedules.wsd, schedules.constant)
-}
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How to train.
-
-    Args:
-        steps: optimizer steps.
-        optimizer: ``"muon"``, ``"adamw"`` or ``"adamw-by-hand"``.
-        lr: peak learning rate of AdamW.
-        matrix_lr: peak learning rate of Muon.
-        betas: of AdamW.
-        weight_decay: decoupled, for parameters of two dimensions.
-        schedule: ``"wsd"``, ``"cosine"`` or ``"constant"``.
-        warmup: steps until the peak.
-        floor: last factor of the schedule.
-        clip: largest norm of the gradient.
-        accumulate: batches in a step.
-        precision: ``"float32"`` or ``"bfloat16"``.
-        parallel: ``"ddp"`` or ``"fsdp"``, where there are several processes.
-        save_every: steps between checkpoints; one is also written at the end.
-    """
-
-    steps: int
-    optimizer: str = "muon"
-    lr: float = 5e-3
-    matrix_lr: float = 0.02
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.1
-    schedule: str = "wsd"
-    warmup: int = 20
-    floor: float = 0.0
-    clip: float = 1.0
-    accumulate: int = 1
-    precision: str = "float32"
-    parallel: str = "ddp"
-    save_every: int = 200
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "accumulate", "save_every"):
-            value = getattr(self, name)
-            require(is_count(value), name, value, "an int of at least 1", "change it")
-        for name in ("lr", "matrix_lr", "clip"):
-            value = getattr(self, name)
-            require(value > 0, name, value, "positive", "try the default")
-        for name, known in {"precision": KNOWN, "parallel": STRATEGIES}.items():
-            value = getattr(self, name)
-            require(value in known, name, value, f"one of {known}", "choose one")
-        f, w = self.floor, self.weight_decay
-        require(0 <= f <= 1, "floor", f, "in 0..1, a factor of lr", "0 ends at zero")
-        require(w >= 0, "weight_decay", w, "at least 0", "0 has none")
-        known = tuple(SCHEDULES)
-        s = self.schedule
-        require(s in known, "schedule", s, f"one of {known}", "choose one of them")
-        require(self.warmup >= 0, "warmup", self.warmup, "at least 0", "0 has none")
-
-
-class TrainingInterrupted(KeyboardInterrupt):
-    """Ctrl-C was pressed, and what had been done until then is saved."""
+from minillm.training.precision import autocast
+from minillm.training.schedules import SCHEDULES
+from minillm.training.settings import TrainConfig
 
 
 class Trainer:
@@ -139,33 +76,18 @@ class Trainer:
         progress: bool = True,
     ):
         self.config, self.batches, self.on_step = config, batches, on_step
-        self.world = world or World()
+        self.world, self.model, self.step = world or World(), model, 0
         self.folder = Path(folder) if folder else None
-        self.model = model
+        self.checkpoint = self.folder / "checkpoint.safetensors" if folder else None
         self.parallel = parallelize(model, config.parallel, self.world)
-        self.optimizers = build_optimizers(
-            model,
-            config.optimizer,
-            config.lr,
-            config.matrix_lr,
-            config.betas,
-            config.weight_decay,
-        )
-        self.step = 0
-        self.progress = progress and self.world.rank == 0
-        if resume and self.checkpoint and self.checkpoint.is_file():
+        rates = (config.lr, config.matrix_lr, config.betas, config.weight_decay)
+        self.optimizers = build_optimizers(model, config.optimizer, *rates)
+        self._first = self.world.rank == 0  # the one that shows and writes
+        self.progress = progress and self._first
+        if resume and folder and self.checkpoint.is_file():
             self._resume()
-        log = self.folder / "metrics.jsonl" if self._writes else None
+        log = self.folder / "metrics.jsonl" if folder and self._first else None
         self.metrics = MetricsLog(log, before=self.step)
-
-    @property
-    def checkpoint(self) -> Path | None:
-        """Where the last checkpoint is or will be."""
-        return self.folder / "checkpoint.safetensors" if self.folder else None
-
-    @property
-    def _writes(self) -> bool:
-        return self.folder is not None and self.world.rank == 0
 
     @property
     def _notes(self) -> dict:
@@ -183,27 +105,20 @@ class Trainer:
             FloatingPointError: the loss is no number any more.
             DiskFullError: no room for a checkpoint; the last one is whole.
         """
-        total, tokens = self.config.steps, 0
-        bar = tqdm(
-            total=total, initial=self.step, disable=not self.progress, unit="step"
-        )
-        with bar, _deferred_interrupt() as interrupted:
-            while self.step < total:
+        n, every = self.config.steps, self.config.save_every
+        bar = tqdm(total=n, initial=self.step, disable=not self.progress, unit="step")
+        with bar, deferred_interrupt() as interrupted:
+            while self.step < n:
                 record = self.train_step()
-                tokens += record["tokens"]
                 self.metrics.append(record)
                 bar.update()
                 bar.set_postfix(loss=f"{record['loss']:.3f}", refresh=False)
                 if self.on_step:
                     self.on_step(self)
                 stop = self.world.sum(interrupted.is_set()) > 0  # all stop together
-                if (
-                    stop
-                    or self.step % self.config.save_every == 0
-                    or self.step == total
-                ):
+                if stop or self.step % every == 0 or self.step == n:
                     self.save()
-                if stop and self.step < total:
+                if stop and self.step < n:
                     raise TrainingInterrupted(self._how_to_go_on())
         return self.metrics
 
@@ -212,16 +127,15 @@ class Trainer:
         start = time.perf_counter()
         for optimizer in self.optimizers:  # an interrupted step may have left some
             optimizer.zero_grad(set_to_none=True)
-        window = range(self.config.accumulate)
-        base = self.step * self.config.accumulate
-        batches = [self.world.share(self.batches[base + i]) for i in window]
+        n = self.config.accumulate
+        window = range(self.step * n, (self.step + 1) * n)
+        batches = [self.world.share(self.batches[i]) for i in window]
         n_targets = self.world.sum(sum(count_targets(*batch) for batch in batches))
         remedy = "give each step a row with a target after its first token"
         require(n_targets > 0, "targets", n_targets, "at least 1", remedy)
-        loss = 0.0
-        for i, batch in enumerate(batches):
-            loss += self._backward(batch, n_targets, last=i == window[-1])
-        loss = self.world.sum(loss)
+        last = batches[-1]
+        parts = [self._backward(b, n_targets, last=b is last) for b in batches]
+        loss = self.world.sum(sum(parts))
         norm = clip_gradients(self.model.parameters(), self.config.clip)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise FloatingPointError(
@@ -256,9 +170,8 @@ class Trainer:
         return loss.item()
 
     def _set_learning_rates(self) -> float:
-        schedule = SCHEDULES[self.config.schedule]
-        config = self.config
-        factor = schedule(self.step, config.steps, config.warmup, config.floor)
+        c = self.config
+        factor = SCHEDULES[c.schedule](self.step, c.steps, c.warmup, c.floor)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * factor
@@ -268,7 +181,7 @@ class Trainer:
         """Write the checkpoint, if there is a folder; all processes take part."""
         if self.folder:
             parts = (self.model, self.optimizers, self.step, self._notes)
-            save_checkpoint(self.checkpoint, *parts, write=self._writes)
+            save_checkpoint(self.checkpoint, *parts, write=self._first)
 
     def _resume(self) -> None:
         checkpoint = load_checkpoint(self.checkpoint)
@@ -288,27 +201,3 @@ class Trainer:
         if not self.folder:
             return f"{done}; nothing was saved, because the trainer has no folder"
         return f"{done}; saved {self.checkpoint}. Run the same command again to go on."
-
-
-@contextlib.contextmanager
-def _deferred_interrupt() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C into a flag, so that a step is never cut in half.
-
-    A second one is an ordinary KeyboardInterrupt. Signals reach only the main thread;
-    elsewhere the flag stays down and nothing changes.
-    """
-    flag = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield flag
-        return
-    previous = signal.getsignal(signal.SIGINT)
-
-    def handler(number, frame) -> None:
-        flag.set()
-        signal.signal(signal.SIGINT, previous)
-
-    signal.signal(signal.SIGINT, handler)
-    try:
-        yield flag
-    finally:
-        signal.signal(signal.SIGINT, previous)

@@ -7,13 +7,11 @@ import torch
 from torch import nn
 
 from minillm.model import GPT, GPTConfig
-from minillm.training import (
-    AdamW,
-    Muon,
+from minillm.training import AdamW, Muon, orthogonalize
+from minillm.training.optimizers import (
     adamw_update,
     build_optimizers,
     clip_gradients,
-    orthogonalize,
     parameter_groups,
 )
 

@@ -29,7 +29,6 @@ from minillm.training import (
     read_metrics,
     save_checkpoint,
 )
-from minillm.training import checkpoints as checkpoints_module
 from minillm.training import trainer as trainer_module
 from minillm.training.checkpoints import restore
 
@@ -465,7 +464,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_no_temporary_file(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints_module, "save_file", full)
+        patch.setattr("safetensors.torch.save_file", full)
         with pytest.raises(
             DiskFullError, match=r"free some space.*Nothing was changed"
         ):
