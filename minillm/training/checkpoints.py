@@ -70,11 +70,10 @@ def save_checkpoint(
         tensors["random.cuda"] = torch.cuda.get_rng_state()
     if not write:
         return
-    kind, keys, *rest = np.random.get_state()  # noqa: NPY002 - the global generator
-    numpy_state = [kind, keys.tolist(), *rest]
-    generators = {"python": random.getstate(), "numpy": numpy_state}
+    numpy = np.random.get_state()  # noqa: NPY002 - the global generator
     parts = {"step": step, "model": asdict(model.config), "notes": notes}
-    header = {n: json.dumps(x) for n, x in (parts | {"random": generators}).items()}
+    parts |= {"random": {"python": random.getstate(), "numpy": numpy}}
+    header = {n: json.dumps(x, default=np.ndarray.tolist) for n, x in parts.items()}
     save_tensors(path, tensors, {"format": FORMAT} | header)
 
 
@@ -85,7 +84,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         FileNotFoundError: no such file.
         ValueError: the file is corrupt or was not written by ``save_checkpoint``.
     """
-    remedy = "train first or correct the path: there is no whole checkpoint"
+    remedy = "train first or correct the path: no whole minillm file is there"
     tensors, header = load_tensors(path, remedy)
     ours = header.get("format") == FORMAT
     require(ours, "path", str(path), f"a {FORMAT!r} file", remedy)

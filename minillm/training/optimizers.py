@@ -127,17 +127,15 @@ def build_optimizers(
     groups = parameter_groups(model)
     n = sum(len(group) for group in groups.values())
     require(n > 0, "model", n, "trainable", "set requires_grad on some parameters")
-    matrices = groups["matrices"] if name == "muon" else []
-    tables = groups["embeddings"] + ([] if name == "muon" else groups["matrices"])
+    matrices = groups["matrices"]
+    tables = groups["embeddings"] + ([] if name == "muon" else matrices)
     by_adam = [{"params": tables, "weight_decay": weight_decay}]
     by_adam += [{"params": groups["vectors"], "weight_decay": 0.0}]
-    by_adam = [group for group in by_adam if group["params"]]
-    optimizers: list[Optimizer] = []
-    if by_adam and name == "adamw-by-hand":
-        optimizers += [AdamW(by_adam, lr=lr, betas=betas)]
-    elif by_adam:
-        optimizers += [torch.optim.AdamW(by_adam, lr=lr, betas=betas, fused=True)]
-    if matrices:
+    if name == "adamw-by-hand":
+        optimizers = [AdamW(by_adam, lr=lr, betas=betas)]
+    else:
+        optimizers = [torch.optim.AdamW(by_adam, lr=lr, betas=betas, fused=True)]
+    if name == "muon" and matrices:
         optimizers += [Muon(matrices, lr=matrix_lr, weight_decay=weight_decay)]
     for group in (g for optimizer in optimizers for g in optimizer.param_groups):
         group["peak_lr"] = group["lr"]

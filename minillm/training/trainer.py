@@ -95,7 +95,7 @@ class Trainer:
         config = asdict(self.config) | {"betas": list(self.config.betas)}
         different = ("save_every", "parallel")  # these change no weight
         config = {name: v for name, v in config.items() if name not in different}
-        return {"train": config, "data": getattr(self.batches, "fingerprint", None)}
+        return config | {"data": getattr(self.batches, "fingerprint", None)}
 
     def fit(self) -> MetricsLog:
         """Train until ``config.steps`` steps are done; return the measurements.
@@ -125,8 +125,7 @@ class Trainer:
     def train_step(self) -> dict:
         """Do one optimizer step; return what was measured on the way."""
         start = time.perf_counter()
-        for optimizer in self.optimizers:  # an interrupted step may have left some
-            optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad()  # an interrupted step may have left some
         n = self.config.accumulate
         window = range(self.step * n, (self.step + 1) * n)
         batches = [self.world.share(self.batches[i]) for i in window]
@@ -186,10 +185,7 @@ class Trainer:
     def _resume(self) -> None:
         checkpoint = load_checkpoint(self.checkpoint)
         now, then = self._notes, checkpoint.notes
-        old, new = then.get("train", {}), now["train"]
-        changed = {k: (old.get(k), new[k]) for k in new if old.get(k) != new[k]}
-        if then.get("data") != now["data"]:
-            changed["data"] = (then.get("data"), now["data"])
+        changed = {k: (then.get(k), now[k]) for k in now if then.get(k) != now[k]}
         remedy = "pass the same settings, choose another folder, or pass resume=False"
         same = "one that this run goes on with (then, now)"
         require(not changed, f"checkpoint {self.checkpoint}", changed, same, remedy)
