@@ -11,7 +11,7 @@ without a permutation (huggingface.py).
 import math
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor, nn
 
 from minillm.errors import require, require_mask
@@ -21,11 +21,7 @@ from minillm.model.layers import RMSNorm, SwiGLU
 
 
 class Block(nn.Module):
-    """One pre-norm block: attention, then the feed-forward layer.
-
-    It calls with x (B, T, C) and all that attention wants to know besides: rotations,
-    mask and cache.
-    """
+    """One pre-norm block: attention, then the feed-forward layer."""
 
     def __init__(self, config: GPTConfig, layer: int):
         super().__init__()
@@ -34,8 +30,14 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.n_embd, config.norm_eps)
         self.mlp = SwiGLU(config)
 
-    def forward(self, x: Float[Tensor, "B T C"], *besides) -> Float[Tensor, "B T C"]:
-        x = x + self.self_attn(self.input_layernorm(x), *besides)
+    def forward(
+        self,
+        x: Float[Tensor, "B T C"],
+        rotations: Complex[Tensor, "... T D/2"],
+        mask: Bool[Tensor, "B|1 1 T S"] | None = None,
+        cache: attention.KVCache | None = None,
+    ) -> Float[Tensor, "B T C"]:
+        x = x + self.self_attn(self.input_layernorm(x), rotations, mask, cache)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -113,7 +115,12 @@ class GPT(nn.Module):
             cache.length = S
         return self.norm(x)
 
-    def forward(self, tokens, mask=None, cache=None) -> Float[Tensor, "B T V"]:
+    def forward(
+        self,
+        tokens: Int[Tensor, "B T"],
+        mask: Bool[Tensor, "B S"] | None = None,
+        cache: attention.KVCache | None = None,
+    ) -> Float[Tensor, "B T V"]:
         """Return for each position the logits of the next token; see ``hidden``."""
         return self.lm_head(self.hidden(tokens, mask, cache))
 

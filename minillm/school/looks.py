@@ -23,8 +23,6 @@ class Look:
     """
 
     def __init__(self, run, text, trainer: Trainer):
-        steps = trainer.config.steps
-        self.at = {max(round(part * steps), 1) for part in PARTS}
         self.text, self.seed = text, run.settings["seed"]
         self.prompt = run.settings["prompt"] or first_words(text.heldout)
         self.part = text.heldout_stream[:8192]  # enough for a curve
@@ -32,7 +30,8 @@ class Look:
 
     def __call__(self, trainer: Trainer) -> None:
         """Look, if it is time to."""
-        if trainer.step not in self.at:
+        steps = trainer.config.steps  # it may have been planned anew
+        if trainer.step not in {max(round(part * steps), 1) for part in PARTS}:
             return
         nats = -score_stream(trainer.model, self.part).mean().item()
         tokens = sum(trainer.metrics.column("tokens"))

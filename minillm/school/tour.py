@@ -11,7 +11,6 @@ Everything that the course explains happens here once, at the size of a laptop:
 An interrupted run goes on where it stopped when the same command is given again.
 """
 
-import copy
 import statistics
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,9 +25,10 @@ from minillm.evaluation.baselines import compressor_bits_per_byte
 from minillm.evaluation.ngram import KneserNey
 from minillm.model import GPT, GPTConfig, count_parameters
 from minillm.school.looks import Look
+from minillm.school.pace import UNKNOWN, Pace
 from minillm.school.pipeline import HEADER, Run, open_run
 from minillm.school.report import plain_table
-from minillm.training import MetricsLog, TrainConfig, Trainer
+from minillm.training import MetricsLog, TrainConfig, Trainer, load_checkpoint
 
 # name -> layers, heads, width; the vocabulary stays small, or it would be the model
 SIZES = {
@@ -155,19 +155,20 @@ def pretrain(
     torch.manual_seed(options.seed)
     model = GPT(model_config(options, text.tokenizer))
     windows = Windows(text.train_stream, options.context, options.batch, options.seed)
-    if "steps" not in run.settings:
-        seconds = seconds_per_step(model, windows)
-        run.settings["steps"] = max(int(60 * options.minutes / seconds), 10)
-        run.save(finished=False)
-    steps = run.settings["steps"]
-    config = TrainConfig(steps=steps, warmup=min(20, steps // 5), save_every=100)
+    run.save(finished=False)
+    config = TrainConfig(steps_planned(run, resumed), save_every=100)
     n = count_parameters(model.config)["total"]
     size = options.batch * options.context
-    doing = f"{n:,} parameters, {steps:,} steps of {size:,} tokens"
+    doing = f"{n:,} parameters, {options.minutes:g} minutes, {size:,} tokens a step"
     with run.stage("train", doing):
         trainer = Trainer(model, windows, config, run.folder, resume=resumed)
-        look = Look(run, text, trainer)
-        trainer.on_step = look
+        pace, look = Pace(trainer, options.minutes), Look(run, text, trainer)
+
+        def on_step(trainer: Trainer) -> None:
+            pace(trainer)
+            look(trainer)
+
+        trainer.on_step = on_step
         metrics = trainer.fit()
     model.eval()
     tokens = sum(metrics.column("tokens"))
@@ -190,10 +191,12 @@ def model_config(options: TourOptions, tokenizer: Tokenizer) -> GPTConfig:
     )
 
 
-def seconds_per_step(model: GPT, windows: Windows, steps: int = 12) -> float:
-    """Time a few steps on a copy of the model; the median of all but the first two."""
-    trial = Trainer(copy.deepcopy(model), windows, TrainConfig(steps), progress=False)
-    return statistics.median(trial.fit().column("seconds")[2:])
+def steps_planned(run: Run, resumed: bool) -> int:
+    """What the checkpoint of an interrupted run was heading for; else not known yet."""
+    path = run.folder / "checkpoint.safetensors"
+    if not (resumed and path.is_file()):
+        return UNKNOWN
+    return load_checkpoint(path).notes["steps"]
 
 
 def evaluate(run: Run, text: Text, model: GPT) -> dict[str, float]:

@@ -105,16 +105,17 @@ class Trainer:
             FloatingPointError: the loss is no number any more.
             DiskFullError: no room for a checkpoint; the last one is whole.
         """
-        n, every = self.config.steps, self.config.save_every
-        bar = tqdm(total=n, initial=self.step, disable=not self.progress, unit="step")
+        bar = tqdm(initial=self.step, disable=not self.progress, unit="step")
         with bar, deferred_interrupt() as interrupted:
-            while self.step < n:
+            while self.step < self.config.steps:
                 record = self.train_step()
                 self.metrics.append(record)
-                bar.update()
-                bar.set_postfix(loss=f"{record['loss']:.3f}", refresh=False)
                 if self.on_step:
                     self.on_step(self)
+                n, every = self.config.steps, self.config.save_every
+                bar.total = n  # on_step may have planned anew
+                bar.set_postfix(loss=f"{record['loss']:.3f}", refresh=False)
+                bar.update()
                 stop = self.world.sum(interrupted.is_set()) > 0  # all stop together
                 if stop or self.step % every == 0 or self.step == n:
                     self.save()
