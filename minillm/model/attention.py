@@ -159,9 +159,11 @@ class Attention(nn.Module):
         v = self.v_proj(x).view(heads).transpose(1, 2)
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)
-        # No mask means plain causal. With a cache, is_causal would put the triangle in
-        # the wrong corner, so the model then always passes a mask.
+        # No mask means plain causal; a single query may see all keys. For several new
+        # tokens after others is_causal would put the triangle in the wrong corner, so
+        # the model then passes a mask.
+        causal, grouped = mask is None and q.shape[2] > 1, q.shape[1] != k.shape[1]
         y = F.scaled_dot_product_attention(
-            q, k, v, mask, is_causal=mask is None, enable_gqa=q.shape[1] != k.shape[1]
+            q, k, v, mask, is_causal=causal, enable_gqa=grouped
         )
         return self.o_proj(y.transpose(1, 2).flatten(2))  # B T C

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from minillm.errors import require, require_count
 from minillm.model.attention import KVCache
 from minillm.model.gpt import GPT
-from minillm.model.sampling import Sampling, sampling_logprobs
+from minillm.model.sampling import Sampling, draw, sampling_logprobs
 
 
 @dataclass(frozen=True)
@@ -99,13 +99,15 @@ def generate(
     B, end = len(prompts), start + max_new_tokens
     cache = KVCache(model.config, B, end, model.embed_tokens.weight) if cached else None
     alive = torch.ones(B, dtype=torch.bool, device=device)
+    padded = not mask.all()  # what follows a stop is no matter: nobody reads that row
     model.eval()
     try:
         while tokens.shape[1] < end and alive.any():
             unseen = tokens[:, cache.length :] if cache else tokens
-            logits = model.lm_head(model.hidden(unseen, mask, cache)[:, -1])
+            x = model.hidden(unseen, mask if padded else None, cache)
+            logits = model.lm_head(x[:, -1])
             logprobs = sampling_logprobs(logits, sampling, tokens, mask)
-            drawn = torch.multinomial(logprobs.exp(), 1, generator=generator)[:, 0]
+            drawn = draw(logprobs, generator)
             tokens = torch.cat([tokens, drawn.where(alive, pad)[:, None]], dim=1)
             mask = torch.cat([mask, alive[:, None]], dim=1)
             if stop is not None:

@@ -106,7 +106,7 @@ class GPT(nn.Module):
         if mask is not None:
             rotations = self.rotations[attention.positions(mask)[:, past:]]
         seen = None  # plain causal, the fast path
-        if mask is not None or cache is not None:
+        if mask is not None or (past > 0 and T > 1):
             seen = attention.attention_mask(mask, T, S, tokens.device)
         x = self.embed_tokens(tokens)
         for block in self.layers:

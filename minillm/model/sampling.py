@@ -153,3 +153,23 @@ def sampling_logprobs(
     for keep, limit in zip((keep_top_k, keep_top_p, keep_min_p), limits, strict=True):
         logits = keep(logits, limit) if limit is not None else logits
     return logits.log_softmax(-1)
+
+
+def draw(
+    logprobs: Float[Tensor, "B V"], generator: torch.Generator | None = None
+) -> Int[Tensor, " B"]:
+    """Draw one token a row: the first whose cumulative probability exceeds a random u.
+
+    One random number a row is enough; ``torch.multinomial`` makes one for each token of
+    the vocabulary. Added up in float64, so that rare tokens keep their share; a token
+    of probability 0 adds nothing and is never the first.
+
+    >>> draw(torch.tensor([[0.0, 1.0, 0.0]]).log())
+    tensor([1])
+    """
+    cumulative = logprobs.exp().double().cumsum(-1)
+    device = generator.device if generator else logprobs.device
+    u = cumulative.new_empty(len(logprobs), 1, device=device)
+    u.uniform_(generator=generator)
+    u = u.to(logprobs.device) * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, u, right=True)[:, 0]

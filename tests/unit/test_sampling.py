@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from minillm.model import GREEDY, Sampling, sampling_logprobs
 from minillm.model.sampling import (
+    draw,
     keep_min_p,
     keep_top_k,
     keep_top_p,
@@ -180,3 +181,19 @@ def test_any_rules_leave_a_distribution_that_keeps_the_best_token(
 def test_rules_out_of_range_are_refused_by_name(rules, message):
     with pytest.raises(ValueError, match=message):
         Sampling(**rules)
+
+
+def test_draws_have_the_probabilities_they_were_drawn_from():
+    p = torch.tensor([0.5, 0.0, 0.3, 0.15, 0.05, 0.0])
+    n = 200_000
+    drawn = draw(p.log().expand(n, -1), torch.Generator().manual_seed(0))
+    counts = torch.bincount(drawn, minlength=6)
+    assert counts[1] == counts[5] == 0  # impossible means never, at the end too
+    # Five standard deviations of a binomial count.
+    assert ((counts - n * p).abs() <= 5 * (n * p * (1 - p)).sqrt()).all()
+
+
+def test_logprobs_need_not_sum_to_one_to_be_drawn_from():
+    logprobs = torch.tensor([[-100.0, -100.0 + math.log(3.0)]]).expand(40_000, -1)
+    share = draw(logprobs, torch.Generator().manual_seed(0)).double().mean()
+    assert share == pytest.approx(0.75, abs=0.011)  # five standard deviations
