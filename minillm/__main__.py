@@ -109,7 +109,8 @@ def _add_export(commands) -> None:
 
 
 def _tour(options: argparse.Namespace) -> None:
-    from minillm.school.tour import options_from, tour
+    from minillm.school.options import options_from
+    from minillm.school.tour import tour
 
     given = vars(options)
     tour(options_from(**given), options.out, options.fresh)

@@ -16,7 +16,8 @@ from minillm.data import Tokenizer, load_corpus, train_heldout_split
 from minillm.data.batches import Windows
 from minillm.evaluation import score_stream
 from minillm.model import GPT
-from minillm.school.tour import TourOptions, join, model_config
+from minillm.school.options import TourOptions, model_config
+from minillm.school.tour import join
 from minillm.training import MetricsLog, TrainConfig, Trainer, World, join_world
 
 

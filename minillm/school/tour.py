@@ -12,65 +12,23 @@ An interrupted run goes on where it stopped when the same command is given again
 """
 
 import statistics
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from minillm.data import Corpus, Tokenizer, load_corpus, overlap, train_heldout_split
 from minillm.data.batches import Windows
-from minillm.errors import require
 from minillm.evaluation import Likelihood, bits_per_byte, score_stream
 from minillm.evaluation.baselines import compressor_bits_per_byte
 from minillm.evaluation.ngram import KneserNey
-from minillm.model import GPT, GPTConfig, count_parameters
+from minillm.model import GPT, count_parameters
 from minillm.school.looks import Look
+from minillm.school.options import TourOptions, model_config
 from minillm.school.pace import UNKNOWN, Pace
 from minillm.school.pipeline import HEADER, Run, open_run
 from minillm.school.report import plain_table
 from minillm.training import MetricsLog, TrainConfig, Trainer, load_checkpoint
-
-# name -> layers, heads, width; the vocabulary stays small, or it would be the model
-SIZES = {
-    "tiny": (2, 2, 64),
-    "small": (3, 3, 96),
-    "medium": (4, 4, 128),
-    "large": (6, 6, 192),
-}
-
-
-@dataclass(frozen=True)
-class TourOptions:
-    """What the user of the main job may choose.
-
-    Args:
-        data: as in ``load_corpus``.
-        minutes: of pre-training; the rest takes about half a minute.
-        size: one of ``SIZES``.
-        vocab_size: tokens of the vocabulary.
-        context: tokens that the model sees at once.
-        batch: rows in a batch.
-        seed: of weights, data order and samples.
-        prompt: what the samples continue; ``None`` takes the first words of a held-out
-            document.
-
-    Raises:
-        ValueError: a value out of its range.
-    """
-
-    data: str = "python-docs"
-    minutes: float = 1.75
-    size: str = "small"
-    vocab_size: int = 1024
-    context: int = 128
-    batch: int = 16
-    seed: int = 0
-    prompt: str | None = None
-
-    def __post_init__(self) -> None:
-        m, s = self.minutes, self.size
-        require(0 < m <= 10_000, "minutes", m, "positive", "1.75 is the default")
-        require(s in SIZES, "size", s, f"one of {tuple(SIZES)}", "choose one of them")
 
 
 @dataclass(frozen=True)
@@ -179,18 +137,6 @@ def pretrain(
     return model, metrics, look.log
 
 
-def model_config(options: TourOptions, tokenizer: Tokenizer) -> GPTConfig:
-    """The shape of the model that the options ask for."""
-    n_layer, n_head, n_embd = SIZES[options.size]
-    return GPTConfig(
-        tokenizer.vocab_size,
-        n_layer=n_layer,
-        n_head=n_head,
-        n_embd=n_embd,
-        context=options.context,
-    )
-
-
 def steps_planned(run: Run, resumed: bool) -> int:
     """What the checkpoint of an interrupted run was heading for; else not known yet."""
     path = run.folder / "checkpoint.safetensors"
@@ -228,12 +174,3 @@ def evaluate(run: Run, text: Text, model: GPT) -> dict[str, float]:
     uniform = f"{text.tokenizer.vocab_size:,} uniform"
     run.add("evaluate", "held-out perplexity per token", uniform, perplexity)
     return scores
-
-
-def options_from(**given) -> TourOptions:
-    """Options from the command line, where ``None`` means not given."""
-    defaults = asdict(TourOptions())
-    chosen = {
-        name: v for name, v in given.items() if name in defaults and v is not None
-    }
-    return TourOptions(**chosen)

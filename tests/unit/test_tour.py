@@ -11,8 +11,9 @@ import torch
 from minillm.__main__ import main
 from minillm.data import Tokenizer
 from minillm.school.looks import Look, first_words
+from minillm.school.options import TourOptions, model_config
 from minillm.school.pipeline import Run, open_run
-from minillm.school.tour import TourOptions, prepare, tour
+from minillm.school.tour import prepare, tour
 from minillm.training import TrainConfig, Trainer, TrainingInterrupted, load_model
 
 SENTENCES = [
@@ -78,7 +79,8 @@ def test_the_table_says_what_the_logs_say(done):
 
 def test_the_summary_praises_the_model_only_where_it_is_better():
     from minillm.model import GPT, GPTConfig
-    from minillm.school.tour_report import bits_picture, summary
+    from minillm.school.pictures import bits_picture
+    from minillm.school.tour_report import summary
     from minillm.training import MetricsLog
 
     log = MetricsLog(None)
@@ -101,7 +103,6 @@ def test_looking_at_the_model_does_not_change_its_training(corpus, tmp_path):
     def train(watch: bool):
         from minillm.data.batches import Windows
         from minillm.model import GPT
-        from minillm.school.tour import model_config
 
         torch.manual_seed(0)
         model = GPT(model_config(chosen, text.tokenizer))
