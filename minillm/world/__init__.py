@@ -1,9 +1,10 @@
 """TinyWorld, a language whose truth is known: facts, skills, and exact information.
 
-In the order of reading: ``recorder`` (how choices become text and nats),
-``interpreters`` (sampling, enumerating, reading), ``tokens`` (nats per token);
+In the order of reading: ``menus`` and ``recorder`` (how choices become text and
+nats), ``interpreters`` (sampling, enumerating, reading), ``tokens`` (nats per token);
 ``config``, ``words`` and ``lore`` (what is true), ``telling`` and ``skills`` (what is
-written), ``language`` (the second one), ``tinyworld`` (all together).
+written), ``language`` (the second one), ``tinyworld`` (all together). Then what is
+asked of a model: ``questions``, ``preferences``, ``instructions``, ``closed``.
 """
 
 from minillm.world.config import DOMAINS, WorldConfig
@@ -15,16 +16,15 @@ from minillm.world.interpreters import (
     read,
     sample,
 )
+from minillm.world.menus import Menu, menu
 from minillm.world.recorder import (
     IRREDUCIBLE,
     KINDS,
     PREDICTABLE,
     REMEMBERED,
     Document,
-    Menu,
     Recorder,
     Segment,
-    menu,
 )
 from minillm.world.tinyworld import World
 from minillm.world.tokens import ExactTokenNats, TokenNats, attributed_nats

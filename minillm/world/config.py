@@ -27,7 +27,7 @@ DOMAINS = (
     "task",
     "list",
 )
-MIXTURE = (0.30, 0.14, 0.05, 0.08, 0.12, 0.14, 0.12, 0.05)
+MIXTURE = (0.34, 0.16, 0.05, 0.08, 0.10, 0.12, 0.10, 0.05)
 FIRST, SECOND = "first", "second"  # the two languages
 
 

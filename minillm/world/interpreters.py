@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from random import Random
 
 from minillm.errors import require
-from minillm.world.recorder import Document, Facts, Menu, Program, Recorder
+from minillm.world.menus import Menu
+from minillm.world.recorder import Document, Facts, Program, Recorder
 
 
 class AmbiguousGrammar(ValueError):
@@ -37,7 +38,7 @@ def sample(program: Program, seed: str, facts: Facts | None = None) -> Document:
     Of Python's generators only ``random()`` with a string seed is used, because that is
     what Python promises to keep ("Notes on Reproducibility" in its documentation).
 
-    >>> from minillm.world.recorder import menu
+    >>> from minillm.world.menus import menu
     >>> def weather(r):
     ...     r.write("It is")
     ...     r.choose(menu(" wet", " dry", " fine"))
@@ -66,7 +67,7 @@ def enumerate_documents(
     so that ambiguous grammars can be looked at too.
 
     >>> from math import exp
-    >>> from minillm.world.recorder import Menu
+    >>> from minillm.world.menus import Menu
     >>> def coins(r):
     ...     if r.choose(Menu(("h", "t"), (3, 1))) == "h":
     ...         r.choose(Menu(("h", "t")))
@@ -105,7 +106,7 @@ def check_unambiguous(
         AmbiguousGrammar: with the text and the two derivations that collide.
         ValueError: more than ``limit`` documents.
 
-    >>> from minillm.world.recorder import menu
+    >>> from minillm.world.menus import menu
     >>> def clock(r):
     ...     r.choose(menu("1", "11"))
     ...     r.choose(menu("1", "11"))
@@ -132,7 +133,7 @@ def read(program: Program, text: str, facts: Facts | None = None) -> Document:
     Raises:
         NotInWorld: no derivation does; it says from which character on.
 
-    >>> from minillm.world.recorder import menu
+    >>> from minillm.world.menus import menu
     >>> def weather(r):
     ...     r.write("It is")
     ...     r.choose(menu(" wet", " dry", " fine"))

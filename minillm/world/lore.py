@@ -23,7 +23,7 @@ from random import Random
 from minillm.errors import require
 from minillm.world import words
 from minillm.world.config import WorldConfig, zipf_weights
-from minillm.world.recorder import Menu
+from minillm.world.menus import Menu
 
 PERSON, CITY = "person", "city"
 

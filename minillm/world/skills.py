@@ -5,15 +5,25 @@ predictable: 0 nats for whoever can reckon, copy or keep track of who is where. 
 show what a model can *do*, as the facts show what it *knows*.
 """
 
+from collections.abc import Iterator
 from functools import cache
 
 from minillm.world.lore import Lore
-from minillm.world.recorder import Menu, Recorder, menu
+from minillm.world.menus import Menu, menu
+from minillm.world.recorder import Recorder
 from minillm.world.words import FOODS, LETTERS, PLACES, THINGS
 
 CAST = 12  # first names that stories use
-MOVES = (1, 2, 3)  # how many things happen in a story
-TASKS = ("copy", "reverse", "upper", "sort", "last")
+MOVES = 2  # at most, in a story
+TASKS = {  # name: what its items are drawn from
+    "copy": LETTERS,
+    "reverse": LETTERS,
+    "last": LETTERS,
+    "upper": LETTERS,
+    "sort": tuple("0123456789"),
+}
+# Copying is wanted most, because the other tasks are learned on top of it.
+WHICH_TASK = Menu(tuple(f" {name}" for name in TASKS), (2, 1, 1, 1, 1), tuple(TASKS))
 
 
 def arithmetic(r: Recorder, lore: Lore) -> None:
@@ -63,13 +73,12 @@ def _right_operands(largest: int) -> Menu:
 def task(r: Recorder, lore: Lore) -> None:
     """Something to do with a row of letters or digits.
 
-    Task: reverse 4: k d a m -> m a d k.
+    Task: reverse 3: k d a -> a d k.
     """
-    name = r.choose(menu(*TASKS).dressed(" "))
-    length = int(r.choose(menu("3", "4", "5", "6").dressed(" ")))
+    name = r.choose(WHICH_TASK)
+    length = int(r.choose(menu("2", "3", "4").dressed(" ")))
     r.write(":")
-    alphabet = tuple("0123456789") if name == "sort" else LETTERS
-    items = [r.choose(menu(*alphabet).dressed(" ")) for _ in range(length)]
+    items = [r.choose(menu(*TASKS[name]).dressed(" ")) for _ in range(length)]
     r.write(f" -> {transform(name, items)}.")
 
 
@@ -77,7 +86,7 @@ def transform(name: str, items: list[str]) -> str:
     """What a task makes of its items.
 
     >>> [transform(name, ["b", "c", "a"]) for name in TASKS]
-    ['b c a', 'a c b', 'B C A', 'a b c', 'a']
+    ['b c a', 'a c b', 'a', 'B C A', 'a b c']
     """
     made = {
         "copy": items,
@@ -118,15 +127,14 @@ def _place(r: Recorder, before: str, but: str = "") -> str:
     return r.choose(menu(*(place for place in PLACES if place != but)).dressed(" "))
 
 
-def _movers(r: Recorder, who: str, other: str):
-    """Who moves, one after the other, until " Now" comes, after three at most."""
-    for move in range(MOVES[-1] + 1):
-        end = () if move < MOVES[0] else (" Now",)
-        go = (f" {who}", f" {other}") if move < MOVES[-1] else ()
-        text = r.choose(menu(*go, *end))
+def _movers(r: Recorder, who: str, other: str) -> Iterator[str]:
+    """Who moves, one after the other, until " Now" comes, after two at most."""
+    for _ in range(MOVES):
+        text = r.choose(menu(f" {who}", f" {other}", " Now"))
         if text == " Now":
             return
         yield text[1:]
+    r.write(" Now")
 
 
 def shopping(r: Recorder, lore: Lore) -> None:

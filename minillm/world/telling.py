@@ -9,7 +9,8 @@ or a sign, where every tokenizer cuts, so that nats can be counted token by toke
 from functools import cache
 
 from minillm.world.lore import CITY, PERSON, Lore, Relation
-from minillm.world.recorder import Menu, Recorder, menu
+from minillm.world.menus import Menu, menu
+from minillm.world.recorder import Recorder
 
 GO_ON = 0.6  # how likely one more fact follows
 TWO_HOP = {

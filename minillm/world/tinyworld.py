@@ -29,7 +29,8 @@ from minillm.world.config import DOMAINS, SECOND, WorldConfig
 from minillm.world.interpreters import NotInWorld, read, sample
 from minillm.world.language import SecondLanguage
 from minillm.world.lore import Lore
-from minillm.world.recorder import Document, Menu, Recorder
+from minillm.world.menus import Menu
+from minillm.world.recorder import Document, Recorder
 
 # How a document of each domain begins, and the program that goes on.
 PROGRAMS = {
@@ -48,9 +49,10 @@ class World:
     """The world that a config describes, and its documents.
 
     >>> world = World()
-    >>> world.document(5).text
-    'Compute 0+11: 0+10=10, 10+1=11.'
-    >>> world.document(5) == world.read(world.document(5).text)
+    >>> document = world.document(0)
+    >>> document.text, round(document.floor, 2), round(document.nats, 2)
+    ('About Lifa Ganins: owns a turtle, trained as a banker.', 10.39, 16.27)
+    >>> world.read(document.text) == document
     True
     """
 

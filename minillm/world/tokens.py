@@ -27,7 +27,8 @@ from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from minillm.errors import require
-from minillm.world.recorder import PREDICTABLE, Document, Menu, Segment
+from minillm.world.menus import Menu
+from minillm.world.recorder import PREDICTABLE, Document, Segment
 
 Encode = Callable[[str], Sequence[int]]
 
@@ -53,7 +54,7 @@ class ExactTokenNats:
     Raises:
         ValueError: (when called) a seam of the document that tokens do not respect.
 
-    >>> from minillm.world.recorder import Menu
+    >>> from minillm.world.menus import Menu
     >>> from minillm.world.interpreters import sample
     >>> pets = Menu(("cat", "cow", "dog"), (1, 1, 2))
     >>> document = sample(lambda r: r.choose(pets), seed="c")
@@ -137,7 +138,7 @@ def attributed_nats(
     Raises:
         ValueError: the tokens do not spell the document.
 
-    >>> from minillm.world.recorder import Menu
+    >>> from minillm.world.menus import Menu
     >>> from minillm.world.interpreters import sample
     >>> pets = Menu(("cat", "cow", "dog"), (1, 1, 2))
     >>> document = sample(lambda r: r.choose(pets), seed="c")

@@ -37,7 +37,7 @@ PLACES = _words(
 THINGS = _words(
     "lamp rope basket hammer mirror letter blanket bucket candle violin key map"
 )
-LETTERS = tuple("abcdefghklmnoprstuvw")
+LETTERS = tuple("abdefgklmnst")
 
 CONSONANTS, VOWELS = tuple("bdfghjklmnprstvz"), tuple("aeiou")
 LAST_ENDINGS = _words("nd rk lm sk th x ns lt rn ck")
