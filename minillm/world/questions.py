@@ -158,12 +158,12 @@ def _follows(question: Question, said: str) -> bool:
     """Whether each step is true, begins where the last one ended, and ends right."""
     operands = re.match(r"Compute (\d+)([+-])(\d+):", question.prompt)
     here, sign, b = int(operands[1]), operands[2], int(operands[3])
-    end, added = compute(here, sign, b), 0
+    end = compute(here, sign, b)
     for step in said.split(", "):
         parts = re.fullmatch(r"([0-9]{1,6})([+-])([0-9]{1,6})=(-?[0-9]{1,6})", step)
         if not parts or int(parts[1]) != here or parts[2] != sign:
             return False
-        here, added = int(parts[4]), added + int(parts[3])
+        here = int(parts[4])
         if here != compute(int(parts[1]), sign, int(parts[3])):
             return False
-    return here == end and added == b
+    return here == end
