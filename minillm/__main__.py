@@ -118,9 +118,11 @@ def _tour(options: argparse.Namespace) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     from minillm.school.pretrain import pretrain_steps
+    from minillm.training.distributed import leave_world
 
     given = {k: v for k, v in vars(options).items() if k != "command"}
     pretrain_steps(**given)
+    leave_world()
 
 
 def _load_run(folder: str):

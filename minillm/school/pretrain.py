@@ -62,8 +62,6 @@ def pretrain_steps(
     loss = -score_stream(model, join(tokenizer, heldout)[:20_000]).mean().item()
     if world.rank == 0:
         print(f"\nheld-out loss {loss:.3f} nats per token; {trainer.checkpoint}")
-    if world.size > 1:
-        dist.destroy_process_group()
     return metrics
 
 

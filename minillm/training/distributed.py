@@ -8,6 +8,7 @@ slice of each tensor in each process.
 """
 
 import os
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -67,6 +68,21 @@ def join_world(device: str = "cpu") -> World:
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     return World(dist.get_rank(), dist.get_world_size(), device)
+
+
+def leave_world() -> None:
+    """End this process together with the others; alone, do nothing.
+
+    For the last line of a script. It skips the interpreter's clean-up, because gloo's
+    threads now and then abort it, after all work is done and written.
+
+    >>> leave_world()
+    """
+    if dist.is_initialized():
+        dist.barrier()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def parallelize(model: nn.Module, strategy: str, world: World) -> nn.Module:

@@ -30,6 +30,7 @@ torch.set_num_threads(1)
 from minillm.data.batches import Batch
 from minillm.model import GPT, GPTConfig
 from minillm.training import TrainConfig, Trainer, TrainingInterrupted, join_world
+from minillm.training.distributed import leave_world
 
 class Ragged:
     """Rows with very unequal numbers of targets; rank 1 may get none at all."""
@@ -60,8 +61,7 @@ for case in sys.argv[3:]:
         trainer.fit()
     except TrainingInterrupted as stopped:
         print(stopped, flush=True)
-if world.size > 1:
-    torch.distributed.destroy_process_group()
+leave_world()
 '''
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 CASES = [
