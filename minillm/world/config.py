@@ -27,7 +27,7 @@ DOMAINS = (
     "task",
     "list",
 )
-MIXTURE = (0.34, 0.16, 0.05, 0.08, 0.10, 0.12, 0.10, 0.05)
+MIXTURE = (0.38, 0.16, 0.06, 0.08, 0.03, 0.13, 0.12, 0.04)
 FIRST, SECOND = "first", "second"  # the two languages
 
 

@@ -129,8 +129,9 @@ def skill_questions(lore: Lore, n: int, stream: str) -> Iterator[Question]:
             yield arithmetic_question(a, sign, b, worked)
         else:
             name, length = list(TASKS)[int(dice() * len(TASKS))], 2 + int(dice() * 3)
-            choice = TASKS[name]
-            items = [choice[int(dice() * len(choice))] for _ in range(length)]
+            left, items = list(TASKS[name]), []
+            for _ in range(length):
+                items.append(left.pop(int(dice() * len(left))))
             yield task_question(name, items)
 
 

