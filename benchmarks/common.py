@@ -12,7 +12,6 @@ import ctypes
 import json
 import os
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from pathlib import Path
 from statistics import median
 
 from minillm.files import atomic_write
+from minillm.school.machine import processor_name
 
 for _name in ("OMP", "MKL", "OPENBLAS", "RAYON"):
     os.environ[f"{_name}_NUM_THREADS"] = "1"
@@ -78,7 +78,7 @@ def interleaved(
 def machine(*packages: str) -> dict[str, object]:
     """What a reader needs to judge the numbers; no host name, no user, no path."""
     return {
-        "cpu": _cpu_model(),
+        "cpu": processor_name(),
         "cores": os.cpu_count(),
         "os": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
@@ -100,14 +100,3 @@ def print_table(title: str, timings: dict[str, dict]) -> None:
     print(f"\n{title}")
     for name, row in timings.items():
         print(f"  {name:<24}{row['median_s']:>9.3f} s   x {row['ratio']:.2f}")
-
-
-def _cpu_model() -> str:
-    if sys.platform == "linux":
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    if sys.platform == "darwin":
-        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
-        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
-    return platform.processor() or "unknown"

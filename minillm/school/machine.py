@@ -9,6 +9,7 @@ import importlib.util
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -53,6 +54,18 @@ def check_processors() -> Finding:
     if hasattr(os, "sched_getaffinity"):
         usable = len(os.sched_getaffinity(0))
     return ok(f"{os.cpu_count()} processors, {usable} usable by this process")
+
+
+def processor_name() -> str:
+    """What the processor calls itself."""
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    if sys.platform == "darwin":
+        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    return platform.processor() or "unknown"
 
 
 def memory_gigabytes() -> float | None:
