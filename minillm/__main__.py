@@ -48,10 +48,10 @@ def _add_tour(commands) -> None:
     tour = commands.add_parser(
         "tour", help="the whole pipeline, in minutes, with a report"
     )
-    source = "python-docs (default) | FILE | FOLDER | hf:NAME"
+    source = "tinyworld (default) | python-docs | FILE | FOLDER | hf:NAME"
     tour.add_argument("--data", help=f"text to train on: {source}")
-    tour.add_argument("--minutes", type=float, help="of pre-training (default 1.75)")
-    tour.add_argument("--size", help="tiny | small (default) | medium | large")
+    tour.add_argument("--minutes", type=float, help="of pre-training (default 1.25)")
+    tour.add_argument("--size", help="tiny (default) | small | medium | large")
     tour.add_argument("--vocab-size", type=int, help="tokens (default 1024)")
     tour.add_argument("--prompt", help="what the samples continue")
     tour.add_argument("--seed", type=int, help="default 0")

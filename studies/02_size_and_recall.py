@@ -36,7 +36,7 @@ def run(seed: int, C: int) -> dict:
     torch.manual_seed(seed)
     T, V = known.rows.shape[1], known.tokenizer.vocab_size
     model = GPT(GPTConfig(V, n_layer=2, n_head=C // 16, n_embd=C, context=T))
-    config = TrainConfig(STEPS, lr=1e-2, matrix_lr=1e-2, weight_decay=0.01)
+    config = TrainConfig(STEPS, lr=1e-2, matrix_lr=1e-2, weight_decay=0.0)
     Trainer(model, Rows(known.rows, B, seed), config, progress=False).fit()
     answers = ask(model, known.tokenizer, list(fact_questions(known.world.lore)), 16)
     by_rank = {

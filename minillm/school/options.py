@@ -1,6 +1,6 @@
 """What the user of the main job may choose, and the models that the sizes stand for."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 
 from minillm.data import Tokenizer
 from minillm.errors import require, require_one_of
@@ -15,13 +15,16 @@ SIZES = {
 }
 
 
+TINYWORLD = "tinyworld"
+
+
 @dataclass(frozen=True)
 class TourOptions:
     """What the user of the main job may choose.
 
     Args:
-        data: as in ``load_corpus``.
-        minutes: of pre-training; the rest takes about half a minute.
+        data: "tinyworld", or real text as in ``load_corpus``.
+        minutes: of pre-training; the rest takes about a minute.
         size: one of ``SIZES``.
         vocab_size: tokens of the vocabulary.
         context: tokens that the model sees at once.
@@ -34,9 +37,9 @@ class TourOptions:
         ValueError: a value out of its range.
     """
 
-    data: str = "python-docs"
-    minutes: float = 1.75
-    size: str = "small"
+    data: str = TINYWORLD
+    minutes: float = 1.25
+    size: str = "tiny"
     vocab_size: int = 1024
     context: int = 128
     batch: int = 16
@@ -45,17 +48,23 @@ class TourOptions:
 
     def __post_init__(self) -> None:
         m = self.minutes
-        require(0 < m <= 10_000, "minutes", m, "positive", "1.75 is the default")
+        require(0 < m <= 10_000, "minutes", m, "positive", "try 1.25")
         require_one_of(SIZES, size=self.size)
 
 
+REAL_TEXT = {"minutes": 1.75, "size": "small"}  # defaults; it has more to learn
+
+
 def options_from(**given) -> TourOptions:
-    """Options from the command line, where ``None`` means not given."""
-    defaults = asdict(TourOptions())
-    chosen = {
-        name: v for name, v in given.items() if name in defaults and v is not None
-    }
-    return TourOptions(**chosen)
+    """Options from the command line, where ``None`` means not given.
+
+    >>> options_from(data="book.txt", minutes=None).minutes
+    1.75
+    """
+    known = [field.name for field in fields(TourOptions)]
+    chosen = {name: v for name, v in given.items() if name in known and v is not None}
+    real = chosen.get("data", TINYWORLD) != TINYWORLD
+    return TourOptions(**((REAL_TEXT if real else {}) | chosen))
 
 
 def model_config(options: TourOptions, tokenizer: Tokenizer) -> GPTConfig:

@@ -1,8 +1,8 @@
 """A run: its folder, its settings, its table, and the clock of each stage.
 
 The main job is a list of stages. Each stage is timed, adds rows to one table (stage,
-metric, yardstick, measured, seconds) and leaves its results in the run's folder. What a
-stage does is not known here.
+metric, truth or yardstick, measured, seconds) and leaves its results in the run's
+folder. What a stage does is not known here.
 """
 
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 from minillm.errors import require
 from minillm.files import atomic_write
 
-HEADER = ("stage", "metric", "yardstick", "measured", "seconds")
+HEADER = ("stage", "metric", "truth or yardstick", "measured", "seconds")
 
 
 @dataclass

@@ -17,7 +17,7 @@ from minillm.data.batches import Windows
 from minillm.evaluation import score_stream
 from minillm.model import GPT
 from minillm.school.options import TourOptions, model_config
-from minillm.school.tour import join
+from minillm.school.text_tour import join
 from minillm.training import MetricsLog, TrainConfig, Trainer, World, join_world
 
 

@@ -29,6 +29,10 @@ font-size: .92rem; } pre { background: var(--soft); padding: .8rem 1rem; border-
 .4rem; overflow: auto;
       white-space: pre-wrap; overflow-wrap: anywhere; font-size: .86rem; }
 pre b { color: var(--blue); font-weight: 600; }
+.priced { font-size: 1.1rem; line-height: 2.2; } .priced sub { font-size: .62em;
+padding-left: .15em; } .irreducible { color: var(--blue); } .remembered { color:
+#d98200; } .priced span { border-bottom: 2px solid transparent; padding-bottom: .1em; }
+.priced .irreducible, .priced .remembered { border-color: currentColor; }
 code { background: var(--soft); padding: .1em .3em; border-radius: .2em; }
 """
 
@@ -72,6 +76,19 @@ class Page:
         self.parts.append(f'<p class="note">{escape(caption)}</p>')
         text = f"<b>{escape(prompt)}</b>{escape(_printable(continuation))}"
         self.parts.append(f"<pre>{text}</pre>")
+
+    def priced(self, parts: Sequence[tuple[str, str, str]]) -> None:
+        """Add a text whose parts are marked by kind, each with its price below.
+
+        Args:
+            parts: (text, kind, price); kinds are those of ``minillm.world.recorder``.
+        """
+        marked = "".join(
+            f'<span class="{kind}">{escape(text)}'
+            + (f"<sub>{escape(price)}</sub></span>" if price else "</span>")
+            for text, kind, price in parts
+        )
+        self.parts.append(f'<p class="priced">{marked}</p>')
 
     def html(self) -> str:
         """The whole page."""

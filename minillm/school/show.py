@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 
 import matplotlib
+import matplotlib.colors
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, NullFormatter
@@ -63,6 +64,33 @@ def label(axes: Axes, x: float, y: float, text: str, color: str) -> None:
     axes.annotate(
         text, (x, y), (6, 0), textcoords="offset points", color=color, va="center"
     )
+
+
+def spread_labels(
+    axes: Axes, x: float, ends: Sequence[tuple[float, str, str]], least: float = 0.065
+) -> None:
+    """Label the ends of several lines, moved apart where they are close together.
+
+    Args:
+        axes: with its final y limits and scale.
+        x: where the lines end.
+        ends: (y, text, colour) of each.
+        least: distance between labels, as a part of the height.
+    """
+    to_axes = axes.transScale + axes.transLimits
+    height = 0.0
+    for i, (y, text, color) in enumerate(sorted(ends)):
+        at = to_axes.transform((x, y))[1]
+        height = at if i == 0 else max(at, height + least)
+        place, where = (x, height), ("data", "axes fraction")
+        offset = {"textcoords": "offset points", "va": "center"}
+        axes.annotate(text, place, (6, 0), where, color=color, **offset)
+
+
+def shade(part: float) -> tuple[float, float, float]:
+    """From our colour (0) to a warm one (1), for lines that have an order."""
+    ours, warm = (matplotlib.colors.to_rgb(color) for color in (OURS, RIVAL))
+    return tuple(a + part * (b - a) for a, b in zip(ours, warm, strict=True))
 
 
 def yardstick(axes: Axes, y: float, text: str, color: str = TRUTH) -> None:

@@ -1,0 +1,114 @@
+"""The pictures of a model of TinyWorld, each with a title that states what was found.
+
+Every function returns the picture and its description in words, which becomes its
+alternative text and its caption.
+"""
+
+from matplotlib.axes import Axes
+
+from minillm.evaluation.asking import Answer, confidence, reliability
+from minillm.school import show
+from minillm.school.tiny_looks import GROUPS
+from minillm.training import MetricsLog
+
+KINDS = {
+    "remembered": ("facts", show.RIVAL),
+    "predictable": ("what follows", show.WARM),
+    "irreducible": ("odds", show.OURS),
+}
+LEAST = 1e-3  # nats per token; below it a point is drawn here
+
+
+def excess_picture(looks: MetricsLog) -> tuple[Axes, str]:
+    """Nats per token above the floor, by kind of text, against tokens seen."""
+    tokens = looks.column("tokens")
+    first, last = looks.column("excess")[0], looks.column("excess")[-1]
+    title = f"From {first:.1f} nats above the floor to {last:.2f}"
+    axes = show.figure(title, "tokens seen", "nats per token above the floor")
+    ends = []
+    for kind, (name, color) in KINDS.items():
+        values = [max(nats, LEAST) for nats in looks.column(kind)]
+        axes.plot(tokens, values, "o-", color=color, markersize=4)
+        ends.append((values[-1], name, color))
+    axes.set_yscale("log")
+    show.count_axis(axes, log=True)
+    show.spread_labels(axes, tokens[-1], ends)
+    axes.set_xlim(tokens[0], tokens[-1] * 3)
+    told = ", ".join(
+        f"{name} {looks.column(kind)[-1]:.3f}" for kind, (name, _) in KINDS.items()
+    )
+    alt = (
+        f"Excess over the floor against tokens, both on logarithmic axes, by kind of "
+        f"text. At the end, in nats per token: {told}. Zero would be the best there "
+        "can be."
+    )
+    return axes, alt
+
+
+def recall_picture(looks: MetricsLog) -> tuple[Axes, str]:
+    """Recall of facts against tokens seen, by how often people are mentioned."""
+    tokens, recalls = looks.column("tokens"), looks.column("recall")
+    curves = {group: [recall[group] for recall in recalls] for group in GROUPS}
+    axes = show.figure(recall_title(tokens, curves), "tokens seen", "facts recalled")
+    ends = []
+    for i, (group, curve) in enumerate(curves.items()):
+        color = show.shade(i / (len(curves) - 1))
+        axes.plot(tokens, curve, "o-", color=color, markersize=4)
+        ends.append((curve[-1], f"rank {group}", color))
+    show.yardstick(axes, 1.0, "")
+    show.count_axis(axes, log=True)
+    axes.set_ylim(-0.03, 1.06)
+    show.spread_labels(axes, tokens[-1], ends)
+    axes.set_xlim(tokens[0], tokens[-1] * 4)
+    told = ", ".join(f"rank {group} {curve[-1]:.0%}" for group, curve in curves.items())
+    alt = (
+        "Facts recalled against tokens seen, for groups of people by how often they "
+        f"are mentioned (rank 1 is the most frequent). At the end: {told}."
+    )
+    return axes, alt
+
+
+def recall_title(tokens: list[int], curves: dict[str, list[float]]) -> str:
+    """What the curves say, if they say it.
+
+    >>> recall_title([1, 2, 3], {"often": [0.0, 0.9, 1.0], "rarely": [0.0, 0.1, 0.7]})
+    'Frequent facts are learned first, rare facts last'
+    >>> recall_title([1, 2], {"often": [0.0, 0.1], "rarely": [0.0, 0.2]})
+    'Which facts were learned when'
+    """
+    half = [
+        next((n for n, part in zip(tokens, curve, strict=True) if part >= 0.5), None)
+        for curve in curves.values()
+    ]
+    reached = [n for n in half if n is not None]
+    orderly = half[: len(reached)] == sorted(reached)  # the others come later, if ever
+    if orderly and reached and (len(set(half)) > 1):
+        return "Frequent facts are learned first, rare facts last"
+    return "Which facts were learned when"
+
+
+def confidence_picture(
+    known: list[Answer], nobody: list[Answer], honest: float
+) -> tuple[Axes, str]:
+    """Accuracy against confidence, and how sure it is about people who do not exist."""
+    bins = reliability([a.confidence for a in known], [a.right for a in known])
+    sure = confidence(nobody)
+    title = f"About people who do not exist it is {sure:.0%} sure; {honest:.0%} is honest"
+    axes = show.figure(title, "confidence in its answer", "part that is right")
+    axes.plot([0, 1], [0, 1], "--", color=show.TRUTH, linewidth=1.5)
+    axes.annotate(
+        "as sure as right", (0.5, 0.53), color=show.TRUTH, rotation=26, ha="center"
+    )
+    axes.plot(*zip(*[b[:2] for b in bins], strict=True), "o-", color=show.OURS)
+    show.label(axes, *bins[0][:2], "people in the text", show.OURS)
+    axes.plot([sure], [0], "s", color=show.WARM, markersize=9, clip_on=False)
+    show.label(axes, sure, 0.05, "people who do not exist", show.WARM)
+    axes.set_xlim(0, 1.02)
+    axes.set_ylim(0, 1.04)
+    alt = (
+        f"Accuracy of answers in bins of confidence, from {bins[0][0]:.2f} sure and "
+        f"{bins[0][1]:.0%} right to {bins[-1][0]:.2f} sure and {bins[-1][1]:.0%} right; "
+        f"on the dashed line a model is as sure as it is right. Asked about people who "
+        f"do not exist it is {sure:.2f} sure, and no answer is right."
+    )
+    return axes, alt

@@ -1,0 +1,139 @@
+"""The page of the tour on TinyWorld: what is true, what was measured, and the distance.
+
+Every sentence with a number is made from the run; nothing is called good before it was
+compared.
+"""
+
+from pathlib import Path
+
+from minillm.evaluation.floor import Excess
+from minillm.model import GPT
+from minillm.school import pictures, tiny_pictures
+from minillm.school.pipeline import HEADER, Run
+from minillm.school.report import Page
+from minillm.school.text_report import machine_room
+from minillm.school.tiny_sft import Response
+from minillm.school.tinytext import TinyText
+from minillm.training import MetricsLog
+from minillm.world.recorder import Document
+
+ABOUT_FLOOR = (
+    "Nobody knows how well English can be predicted, so nobody can say how far a model "
+    "of English is from the best there can be. TinyWorld is a language made by a "
+    "program, and the program counts. Each time it chooses, the choice is worth "
+    "-ln p nats, p being its probability: a fair coin is worth 0.69, one of 48 cities "
+    "3.87. Whatever follows from what stands before is worth nothing. Below, the "
+    "choices of one document are marked, with what each is worth."
+)
+ABOUT_KINDS = (
+    "Three kinds of text make up a document. Blue is free: the author could have "
+    "written something else, and no reader can know before. The sum of the blue is the "
+    "floor: averaged over documents, no model can have a smaller loss, however large "
+    "it is and however long it is trained. Orange is a fact of this world: whoever has "
+    "read it before knows it, and pays nothing. The rest follows from what stands "
+    "before it: grammar, sums, copies. It costs nothing, once the rule is learned."
+)
+ABOUT_EXCESS = (
+    "What a model pays above the floor is what it has still to learn, and it splits in "
+    "the same three: rules that it cannot follow yet, facts that it does not know, and "
+    "odds that it takes for other than they are. The sum is a Kullback-Leibler "
+    "divergence, so over enough documents it cannot be negative."
+)
+ABOUT_NOBODY = (
+    "The model is asked about people who occur in the text and about people who do not "
+    "exist. Both questions look alike; a reader who knows who exists would spread the "
+    "second answer evenly over all that is possible. A model that is surer than that "
+    "has made something up."
+)
+
+
+def write_report(
+    run: Run,
+    text: TinyText,
+    model: GPT,
+    metrics: MetricsLog,
+    looks: MetricsLog,
+    measured: dict,
+    responses: list[Response],
+) -> Path:
+    """Write ``report.html`` into the run's folder; return its path."""
+    from minillm.school.tiny_tour import honest_guess
+
+    answers = measured["answers"]
+    known = [a for kind, said in answers.items() if "rank" in kind for a in said]
+    page = Page("A language model, measured against the truth")
+    page.text(summary(measured["excess"], metrics, responses), "lead")
+    page.heading("What the floor is")
+    page.text(ABOUT_FLOOR)
+    page.priced(priced(example(text)))
+    page.text(ABOUT_KINDS)
+    page.heading("How it came close")
+    page.picture(*tiny_pictures.excess_picture(looks))
+    page.text(ABOUT_EXCESS, "note")
+    page.heading("What it knows")
+    page.picture(*tiny_pictures.recall_picture(looks))
+    page.heading("What it only seems to know")
+    honest = honest_guess(text)
+    page.picture(
+        *tiny_pictures.confidence_picture(known, answers["nobody"], honest)
+    )
+    page.text(ABOUT_NOBODY, "note")
+    page.heading("What it says after fine-tuning")
+    for response in samples(responses):
+        verdict = "right" if response.right else "wrong"
+        caption = f"{response.instruction.topic}: {verdict}"
+        page.sample(response.instruction.prompt, response.text, caption)
+    page.heading("Truth beside measurement, stage by stage")
+    page.table(HEADER, [row for row in run.table() if row[0] != "report"])
+    page.heading("Behind the scenes")
+    page.picture(*pictures.rate_picture(metrics))
+    page.picture(*pictures.gradient_picture(metrics))
+    page.text(machine_room(model, metrics, model.config.context), "note")
+    return page.write(run.folder / "report.html")
+
+
+def summary(excess: Excess, metrics: MetricsLog, responses: list[Response]) -> str:
+    """One paragraph: how close it came, and to what."""
+    tokens, minutes = sum(metrics.column("tokens")), sum(metrics.column("seconds")) / 60
+    right = sum(response.right for response in responses) / len(responses)
+    return (
+        f"After {minutes:.1f} minutes and {tokens:,} tokens the model pays "
+        f"{excess.loss:.3f} nats per token where the best reader pays "
+        f"{excess.floor:.3f}. Of the {excess.total:.3f} between them, "
+        f"{excess.parts['remembered']:.3f} are facts that it does not know, "
+        f"{excess.parts['predictable']:.3f} are rules that it cannot follow, and "
+        f"{excess.parts['irreducible']:.3f} are odds that it misjudges. Fine-tuned, it "
+        f"responds rightly to {right:.0%} of the instructions that were held out."
+    )
+
+
+def example(text: TinyText) -> Document:
+    """A short document that has all three kinds: a biography of two or three facts."""
+    documents = text.test.documents
+    fitting = (
+        document
+        for document in documents
+        if text.world.domain(document) == "biography" and 2 <= facts_in(document) <= 3
+    )
+    return next(fitting, documents[0])
+
+
+def facts_in(document: Document) -> int:
+    """How many facts a document states."""
+    return sum(segment.kind == "remembered" for segment in document.segments)
+
+
+def priced(document: Document) -> list[tuple[str, str, str]]:
+    """(text, kind, nats) of each segment, for the page to mark."""
+    return [
+        (document.text[s.start : s.end], s.kind, f"{s.nats:.2f}" if s.nats else "")
+        for s in document.segments
+    ]
+
+
+def samples(responses: list[Response], each: int = 2) -> list[Response]:
+    """The first responses of each topic, right or wrong as they come."""
+    by_topic: dict[str, list[Response]] = {}
+    for response in responses:
+        by_topic.setdefault(response.instruction.topic, []).append(response)
+    return [r for topic in sorted(by_topic) for r in by_topic[topic][:each]]
