@@ -33,7 +33,7 @@ class Block(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "B T C"],
-        rotations: Complex[Tensor, "... T D/2"],
+        rotations: Complex[Tensor, "... T H D/2"],
         mask: Bool[Tensor, "B|1 1 T S"] | None = None,
         cache: attention.KVCache | None = None,
     ) -> Float[Tensor, "B T C"]:
@@ -63,8 +63,8 @@ class GPT(nn.Module):
             self.lm_head.weight = self.embed_tokens.weight
         # No buffer: .to(bfloat16) would make it real, cosines where rotations were.
         with torch.device("cpu"):  # even where the weights get no memory yet
-            D, T, theta = config.head_dim, config.context, config.rope_theta
-            self.rotations = attention.rope_rotations(D, T, theta)
+            sizes = (config.head_dim, config.context, config.rope_theta, config.n_head)
+            self.rotations = attention.rope_rotations(*sizes)
         self.apply(self._initialise)
 
     def _initialise(self, module: nn.Module) -> None:
