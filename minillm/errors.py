@@ -107,6 +107,16 @@ def require_mask(mask: Any, shape: tuple[int, ...]) -> None:
     require(ok, "mask", mask, f"a bool tensor of shape {shape}", remedy)
 
 
+def differences(then: dict, now: dict) -> dict:
+    """What two descriptions do not have in common: for each name, then and now.
+
+    >>> differences({"lr": 1, "steps": 9}, {"lr": 2, "steps": 9, "seed": 0})
+    {'lr': (1, 2), 'seed': (None, 0)}
+    """
+    pairs = {name: (then.get(name), now.get(name)) for name in then | now}
+    return {name: (old, new) for name, (old, new) in pairs.items() if old != new}
+
+
 def require_file(path: str | Path, remedy: str) -> None:
     """Require that there is a file at ``path``.
 

@@ -8,6 +8,7 @@ on every platform, so a reader sees the old file or the new one and never half o
 import contextlib
 import errno
 import glob
+import json
 import os
 import shutil
 import time
@@ -104,6 +105,27 @@ def load_tensors(path: str | Path, remedy: str) -> tuple[dict[str, Any], dict]:
     except SafetensorError as error:
         intact = f"an intact safetensors file ({error})"
         require(False, "path", str(path), intact, remedy)
+
+
+def shapes(tensors: dict) -> dict[str, str]:
+    """The shape and type of each tensor, to compare what a file holds with a model.
+
+    >>> import torch
+    >>> shapes({"w": torch.ones(2, 3)})
+    {'w': '(2, 3) of torch.float32'}
+    """
+    return {n: f"{tuple(t.shape)} of {t.dtype}" for n, t in tensors.items()}
+
+
+def write_json(path: str | Path, content: dict, indent: int | None = None) -> None:
+    """Write a dictionary as one JSON file.
+
+    Raises:
+        DiskFullError: see ``atomic_write``.
+    """
+    with atomic_write(path) as temporary:
+        text = json.dumps(content, indent=indent) + "\n"
+        temporary.write_text(text, encoding="utf-8")
 
 
 def append_line(path: Path, line: str) -> None:

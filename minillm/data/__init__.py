@@ -4,6 +4,3 @@ from minillm.data.bpe import train_bpe
 from minillm.data.corpora import Corpus, load_corpus, train_heldout_split
 from minillm.data.overlap import overlap
 from minillm.data.tokenizer import Tokenizer
-
-__all__ = ["Corpus", "Tokenizer", "load_corpus", "overlap"]
-__all__ += ["train_bpe", "train_heldout_split"]

@@ -29,7 +29,7 @@ from minillm.data import pieces
 from minillm.data.bpe import Pair, encode_piece, token_bytes, train_bpe
 from minillm.data.huggingface import tokenizer_config, tokenizer_json
 from minillm.errors import require
-from minillm.files import atomic_write
+from minillm.files import write_json
 
 END_OF_TEXT, PAD = "<|endoftext|>", "<|pad|>"
 SPECIAL_TOKENS = (END_OF_TEXT, "<|im_start|>", "<|im_end|>", PAD)
@@ -163,7 +163,7 @@ class Tokenizer:
     def save(self, path: str | Path) -> None:
         """Write the tokenizer to one JSON file."""
         content = {"special_tokens": self.special_names, "merges": self.merges}
-        _write_json(Path(path), {FORMAT: content})
+        write_json(path, {FORMAT: content})
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
@@ -187,17 +187,12 @@ class Tokenizer:
         recognised in any text unless you pass ``split_special_tokens=True``.
         """
         folder, special = Path(folder), self.special_tokens
-        _write_json(folder / "tokenizer.json", tokenizer_json(self.merges, special))
+        write_json(folder / "tokenizer.json", tokenizer_json(self.merges, special))
         config = tokenizer_config(special, END_OF_TEXT, PAD)
-        _write_json(folder / "tokenizer_config.json", config)
+        write_json(folder / "tokenizer_config.json", config)
 
     @cached_property
     def _engine(self) -> tiktoken.Encoding:
         ranks = {token: id_ for id_, token in enumerate(token_bytes(self.merges))}
         tokens = {"mergeable_ranks": ranks, "special_tokens": self.special_tokens}
         return tiktoken.Encoding("minillm", pat_str=pieces.PATTERN, **tokens)
-
-
-def _write_json(path: Path, content: dict) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")

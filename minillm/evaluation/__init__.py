@@ -7,6 +7,3 @@ from minillm.evaluation.perplexity import (
     score_stream,
     token_logprobs,
 )
-
-__all__ = ["Likelihood", "bits_per_byte", "perplexity"]
-__all__ += ["score_stream", "token_logprobs"]

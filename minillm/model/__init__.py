@@ -11,8 +11,3 @@ from minillm.model.gpt import GPT
 from minillm.model.huggingface import export_huggingface, import_huggingface
 from minillm.model.layers import RMSNorm, SwiGLU
 from minillm.model.sampling import GREEDY, Sampling, sampling_logprobs
-
-__all__ = ["GPT", "Attention", "GPTConfig", "KVCache", "RMSNorm", "SwiGLU"]
-__all__ += ["apply_rope", "count_parameters", "flops_per_token", "rope_rotations"]
-__all__ += ["GREEDY", "Generation", "Sampling", "generate", "pad_left"]
-__all__ += ["export_huggingface", "import_huggingface", "sampling_logprobs"]

@@ -23,24 +23,29 @@ from minillm.model.config import GPTConfig
 from minillm.model.layers import at_least_float32
 
 
-def rope_rotations(D: int, T: int, theta: float = 1e4) -> Complex[Tensor, "T D/2"]:
+def rope_rotations(
+    D: int, T: int, theta: float = 1e4, H: int = 1
+) -> Complex[Tensor, "T H D/2"]:
     r"""The rotation of each position and each pair of dimensions, as a complex number.
 
     .. math:: R_{t,i} = e^{\mathrm{i} \, t \, \theta^{-2i/D}}
 
-    The first pair turns by one radian a token, the last one by about 1/theta.
+    The first pair turns by one radian a token, the last one by about 1/theta. All heads
+    turn alike; a copy for each of them makes the product in ``apply_rope`` several
+    times as fast, because nothing has to be broadcast.
 
     >>> rope_rotations(D=4, T=2)[0]
-    tensor([1.+0.j, 1.+0.j])
+    tensor([[1.+0.j, 1.+0.j]])
     """
     # In float64: at position 100,000 a float32 angle is wrong in its third digit.
     frequency = theta ** (-torch.arange(0, D, 2, dtype=torch.float64) / D)
     angle = torch.outer(torch.arange(T, dtype=torch.float64), frequency)
-    return torch.polar(torch.ones_like(angle), angle).to(torch.complex64)
+    one_head = torch.polar(torch.ones_like(angle), angle).to(torch.complex64)
+    return one_head[:, None].repeat(1, H, 1)
 
 
 def apply_rope(
-    x: Float[Tensor, "B T H D"], rotations: Complex[Tensor, "... T D/2"]
+    x: Float[Tensor, "B T H D"], rotations: Complex[Tensor, "... T H D/2"]
 ) -> Float[Tensor, "B T H D"]:
     """Turn each pair (x_i, x_{i + D/2}) of each head by its position's angle.
 
@@ -50,8 +55,9 @@ def apply_rope(
 
     Args:
         x: queries or keys.
-        rotations: from ``rope_rotations``, one row for each position of x; with a
-            leading dimension B where rows have positions of their own.
+        rotations: from ``rope_rotations``, one row for each position of x, for one
+            head or for at least as many as x has; with a leading dimension B where rows
+            have positions of their own.
 
     Raises:
         ValueError: D is odd.
@@ -61,11 +67,11 @@ def apply_rope(
     >>> bool(torch.allclose(x.norm(dim=-1), y.norm(dim=-1)))   # turning keeps lengths
     True
     """
-    D = x.shape[-1]
+    H, D = x.shape[-2:]
     require(D % 2 == 0, "D", D, "even", "RoPE turns pairs of dimensions")
     first, second = at_least_float32(x).chunk(2, dim=-1)
     pairs = torch.complex(first, second)  # B T H D/2
-    turned = torch.view_as_real(pairs * rotations.unsqueeze(-2))  # B T H D/2 2
+    turned = torch.view_as_real(pairs * rotations[..., :H, :])  # B T H D/2 2
     return turned.flatten(-2).to(x.dtype)
 
 
@@ -149,7 +155,7 @@ class Attention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "B T C"],
-        rotations: Complex[Tensor, "... T D/2"],
+        rotations: Complex[Tensor, "... T H D/2"],
         mask: Bool[Tensor, "B|1 1 T S"] | None = None,
         cache: KVCache | None = None,
     ) -> Float[Tensor, "B T C"]:

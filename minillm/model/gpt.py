@@ -11,7 +11,7 @@ without a permutation (huggingface.py).
 import math
 
 import torch
-from jaxtyping import Bool, Complex, Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from minillm.errors import require, require_mask
@@ -30,14 +30,9 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.n_embd, config.norm_eps)
         self.mlp = SwiGLU(config)
 
-    def forward(
-        self,
-        x: Float[Tensor, "B T C"],
-        rotations: Complex[Tensor, "... T D/2"],
-        mask: Bool[Tensor, "B|1 1 T S"] | None = None,
-        cache: attention.KVCache | None = None,
-    ) -> Float[Tensor, "B T C"]:
-        x = x + self.self_attn(self.input_layernorm(x), rotations, mask, cache)
+    def forward(self, x: Float[Tensor, "B T C"], *past) -> Float[Tensor, "B T C"]:
+        """Add both branches; ``past``: rotations, mask and cache, for attention."""
+        x = x + self.self_attn(self.input_layernorm(x), *past)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -63,8 +58,8 @@ class GPT(nn.Module):
             self.lm_head.weight = self.embed_tokens.weight
         # No buffer: .to(bfloat16) would make it real, cosines where rotations were.
         with torch.device("cpu"):  # even where the weights get no memory yet
-            D, T, theta = config.head_dim, config.context, config.rope_theta
-            self.rotations = attention.rope_rotations(D, T, theta)
+            sizes = (config.head_dim, config.context, config.rope_theta, config.n_head)
+            self.rotations = attention.rope_rotations(*sizes)
         self.apply(self._initialise)
 
     def _initialise(self, module: nn.Module) -> None:

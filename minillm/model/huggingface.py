@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from minillm.errors import require, require_file, require_one_of
-from minillm.files import atomic_write, load_tensors, save_tensors
+from minillm.errors import differences, require, require_file, require_one_of
+from minillm.files import load_tensors, save_tensors, shapes, write_json
 from minillm.model.config import GPTConfig
 from minillm.model.gpt import GPT
 
@@ -83,8 +83,7 @@ def export_huggingface(model: GPT, folder: str | Path, tokenizer=None) -> Path:
         tokenizer.to_huggingface(folder)
     eot, pad = (tokenizer.eot, tokenizer.pad) if tokenizer else (None, None)
     config = llama_config(model.config, dtype, eot, pad)
-    with atomic_write(folder / "config.json") as temporary:
-        temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "config.json", config, indent=2)
     return folder
 
 
@@ -105,14 +104,13 @@ def import_huggingface(folder: str | Path) -> GPT:
     theirs = _read_weights(folder)
     ours = {n.removeprefix("model."): t.float() for n, t in theirs.items()}
     ours = {n: t for n, t in ours.items() if not n.endswith("inv_freq")}
-    if config.tied:
-        ours["lm_head.weight"] = ours.get("embed_tokens.weight")
+    if config.tied and "embed_tokens.weight" in ours:
+        ours["lm_head.weight"] = ours["embed_tokens.weight"]
     with torch.device("meta"):  # no memory and no random numbers for what is replaced
-        expected = {n: tuple(t.shape) for n, t in GPT(config).state_dict().items()}
-    found = {name: tuple(t.shape) for name, t in ours.items() if t is not None}
-    wrong = sorted(set(expected.items()) ^ set(found.items()))
+        wrong = differences(shapes(ours), shapes(GPT(config).state_dict()))
     remedy = "check that config.json and the weights belong to the same Llama"
-    require(not wrong, "folder", str(folder), f"whole; differs in {wrong[:4]}", remedy)
+    whole = f"whole; differs in (found, needed) {[*wrong.items()][:4]}"
+    require(not wrong, "folder", str(folder), whole, remedy)
     model = GPT(config)
     model.load_state_dict(ours)
     return model

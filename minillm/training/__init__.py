@@ -14,8 +14,3 @@ from minillm.training.muon import Muon, orthogonalize
 from minillm.training.optimizers import AdamW, build_optimizers, clip_gradients
 from minillm.training.settings import TrainConfig
 from minillm.training.trainer import Trainer
-
-__all__ = ["AdamW", "MetricsLog", "Muon", "TrainConfig", "Trainer", "World"]
-__all__ += ["TrainingInterrupted", "build_optimizers", "clip_gradients", "join_world"]
-__all__ += ["load_checkpoint", "load_model", "next_token_loss", "orthogonalize"]
-__all__ += ["read_metrics", "save_checkpoint"]

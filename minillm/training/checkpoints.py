@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from minillm.errors import require
-from minillm.files import load_tensors, save_tensors
+from minillm.errors import differences, require
+from minillm.files import load_tensors, save_tensors, shapes
 from minillm.model import GPT, GPTConfig
 from minillm.training.distributed import full, shard_like
 
@@ -121,11 +121,8 @@ def restore(checkpoint: Checkpoint, model: GPT, optimizers: list[Optimizer]) -> 
 def _require_same_model(checkpoint: Checkpoint, model: GPT, found: dict) -> None:
     """Compare settings too: another n_head or norm_eps would fit the same tensors."""
     then, now = asdict(checkpoint.model), asdict(model.config)
-    wrong = [(name, then[name], now[name]) for name in now if then[name] != now[name]]
-    expected = {(n, tuple(t.shape), str(t.dtype)) for n, t in model.weights().items()}
-    stored = {(n, tuple(t.shape), str(t.dtype)) for n, t in found.items()}
-    wrong = wrong or sorted(expected ^ stored)
-    same = f"of the same model; differs in {wrong[:3]}"
+    wrong = differences(then | shapes(found), now | shapes(model.weights()))
+    same = f"of the same model; differs in (then, now) {[*wrong.items()][:3]}"
     remedy = "build the model from checkpoint.model"
     require(not wrong, "checkpoint", checkpoint.model, same, remedy)
 

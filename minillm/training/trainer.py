@@ -22,7 +22,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from minillm.data.batches import Batch, Windows
-from minillm.errors import require
+from minillm.errors import differences, require
 from minillm.model import GPT
 from minillm.model.layers import at_least_float32
 from minillm.training.checkpoints import load_checkpoint, restore, save_checkpoint
@@ -185,8 +185,7 @@ class Trainer:
 
     def _resume(self) -> None:
         checkpoint = load_checkpoint(self.checkpoint)
-        now, then = self._notes, checkpoint.notes
-        changed = {k: (then.get(k), now[k]) for k in now if then.get(k) != now[k]}
+        changed = differences(checkpoint.notes, self._notes)
         remedy = "pass the same settings, choose another folder, or pass resume=False"
         same = "one that this run goes on with (then, now)"
         require(not changed, f"checkpoint {self.checkpoint}", changed, same, remedy)

@@ -170,7 +170,7 @@ def test_interleaved_angles_on_split_halves_would_not_even_keep_lengths():
     angle = rope_rotations(16, 9).angle().double().repeat_interleave(2, dim=-1)
     first, second = x.chunk(2, dim=-1)
     half = torch.cat([-second, first], dim=-1)
-    wrong = x * angle.cos()[:, None] + half * angle.sin()[:, None]
+    wrong = x * angle.cos() + half * angle.sin()
     assert (wrong.norm(dim=-1) - x.norm(dim=-1)).abs().max() > 0.1
     right = apply_rope(x, rope_rotations(16, 9))
     torch.testing.assert_close(right.norm(dim=-1), x.norm(dim=-1), rtol=1e-6, atol=0)
@@ -180,13 +180,20 @@ def test_position_zero_is_not_turned_and_the_first_pair_turns_by_a_radian():
     rotations = rope_rotations(8, 3, theta=100.0)
     assert rotations[0].eq(1).all()
     expected = torch.tensor([1.0, 100**-0.25, 100**-0.5, 100**-0.75])
-    torch.testing.assert_close(rotations[1].angle(), expected)
+    torch.testing.assert_close(rotations[1, 0].angle(), expected)
 
 
 def test_angles_are_still_right_a_hundred_thousand_tokens_away():
-    turn = rope_rotations(128, 100_001)[-1, 0]  # exactly 100,000 radians
+    turn = rope_rotations(128, 100_001)[-1, 0, 0]  # exactly 100,000 radians
     assert turn.real == pytest.approx(math.cos(100_000), abs=1e-6)
     assert turn.imag == pytest.approx(math.sin(100_000), abs=1e-6)
+
+
+@pytest.mark.parametrize("H", [2, 3])
+def test_rotations_for_more_heads_only_repeat_those_of_one(H):
+    x = torch.randn(2, 9, 2, 16, dtype=torch.float64)
+    one, several = rope_rotations(16, 9), rope_rotations(16, 9, H=H)
+    assert torch.equal(apply_rope(x, one), apply_rope(x, several))
 
 
 def test_values_are_not_turned():
