@@ -1,9 +1,24 @@
-"""From text to tokens: corpora, the cutting of text into pieces, BPE, the tokenizer."""
+"""From text to tokens: corpora, the cutting of text into pieces, BPE, the tokenizer.
+
+Then to batches: ``batches`` cuts a stream into windows; ``templates``, ``chat`` and
+``examples`` make rows of conversations, for fine-tuning.
+"""
 
 from minillm.data.bpe import train_bpe
+from minillm.data.chat import (
+    Encoded,
+    Message,
+    chat_text,
+    conversation,
+    encode_chat,
+    encode_prompt,
+    show_mask,
+    stop_token,
+)
 from minillm.data.corpora import Corpus, load_corpus, train_heldout_split
 from minillm.data.overlap import overlap
 from minillm.data.tokenizer import Tokenizer
 
-__all__ = ["Corpus", "Tokenizer", "load_corpus", "overlap"]
-__all__ += ["train_bpe", "train_heldout_split"]
+__all__ = ["Corpus", "Encoded", "Message", "Tokenizer", "chat_text", "conversation"]
+__all__ += ["encode_chat", "encode_prompt", "load_corpus", "overlap", "show_mask"]
+__all__ += ["stop_token", "train_bpe", "train_heldout_split"]
