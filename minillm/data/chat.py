@@ -17,38 +17,12 @@ Three things go wrong where this is built from strings, and none can here:
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import cycle
 from typing import NamedTuple
 
-from minillm.data.templates import CHATML, ROLES, Template
+from minillm.data.messages import Message, require_turns
+from minillm.data.templates import CHATML, Template
 from minillm.data.tokenizer import Tokenizer
-from minillm.errors import require, require_one_of
-
-
-@dataclass(frozen=True)
-class Message:
-    """One turn.
-
-    Args:
-        role: "system", "user" or "assistant".
-        content: the words, taken as they are: no blank is stripped, no mark obeyed.
-
-    Raises:
-        ValueError: another role, or a content that is no string.
-
-    >>> Message("bot", "hello")
-    Traceback (most recent call last):
-    ValueError: role must be one of ('system', 'user', 'assistant'), got 'bot'; ...
-    """
-
-    role: str
-    content: str
-
-    def __post_init__(self) -> None:
-        require_one_of(ROLES, role=self.role)
-        text, remedy = isinstance(self.content, str), "an empty turn has ''"
-        require(text, "content", self.content, "a string", remedy)
+from minillm.errors import require
 
 
 class Encoded(NamedTuple):
@@ -64,18 +38,6 @@ class _Span(NamedTuple):
     text: str
     ours: bool
     target: bool
-
-
-def conversation(
-    prompt: str, response: str | None = None, system: str | None = None
-) -> list[Message]:
-    """The messages of one question, with its answer if there is one already.
-
-    >>> [message.role for message in conversation("hi", "hello", system="be brief")]
-    ['system', 'user', 'assistant']
-    """
-    said = zip(ROLES, (system, prompt, response), strict=True)
-    return [Message(role, content) for role, content in said if content is not None]
 
 
 def encode_chat(
@@ -97,12 +59,13 @@ def encode_chat(
     holds the name of a special token, or begins with so much white space (a line break,
     two blanks) that it melts into the line break of the header.
 
+    >>> from minillm.data import conversation
     >>> tokenizer = Tokenizer(merges=())
     >>> encoded = encode_chat(tokenizer, conversation("hi", "yo"))
     >>> tokenizer.decode([i for i, m in zip(*encoded, strict=True) if m])
     'yo<|im_end|>'
     """
-    _check(messages, last="assistant")
+    require_turns(messages, last="assistant")
     return _encode(tokenizer, _spans(messages, template), template)
 
 
@@ -117,11 +80,12 @@ def encode_prompt(
     Raises:
         ValueError: as ``encode_chat``; the last turn must be the user's.
 
+    >>> from minillm.data import conversation
     >>> tokenizer = Tokenizer(merges=())
     >>> tokenizer.decode(encode_prompt(tokenizer, conversation("hi")))
     '<|im_start|>user\\nhi<|im_end|>\\n<|im_start|>assistant\\n'
     """
-    _check(messages, last="user")
+    require_turns(messages, last="user")
     opened = _Span(template.assistant.opening, ours=True, target=False)
     return _encode(tokenizer, [*_spans(messages, template), opened], template).ids
 
@@ -129,6 +93,7 @@ def encode_prompt(
 def chat_text(messages: Sequence[Message], template: Template = CHATML) -> str:
     """A conversation as text, to look at. Encoding it would obey marks in contents.
 
+    >>> from minillm.data import conversation
     >>> print(chat_text(conversation("hi", "yo")), end="")
     <|im_start|>user
     hi<|im_end|>
@@ -141,6 +106,7 @@ def chat_text(messages: Sequence[Message], template: Template = CHATML) -> str:
 def show_mask(tokenizer: Tokenizer, encoded: Encoded) -> str:
     """One line for each token: whether it is scored, its id and its text.
 
+    >>> from minillm.data import conversation
     >>> tokenizer = Tokenizer(merges=())
     >>> encoded = encode_chat(tokenizer, conversation("hi", "yo"))
     >>> print("\\n".join(show_mask(tokenizer, encoded).splitlines()[-4:]))
@@ -193,21 +159,3 @@ def _check_marks(tokenizer: Tokenizer, template: Template) -> None:
     need = f"a tokenizer with the special tokens {', '.join(marks)}"
     remedy = "make it with Tokenizer.train, or name them in special_names"
     require(set(marks) <= set(has), "tokenizer", has, need, remedy)
-
-
-def _check(messages: Sequence[Message], last: str) -> None:
-    """Require an optional system message, then user and assistant in turns."""
-    given = isinstance(messages, Sequence) and all(
-        isinstance(message, Message) for message in messages
-    )
-    remedy = "make each with Message(role, content)"
-    require(given, "messages", messages, "a list of Message", remedy)
-    roles = [message.role for message in messages]
-    spoken = roles[1:] if roles[:1] == ["system"] else roles
-    turns = all(a == b for a, b in zip(spoken, cycle(ROLES[1:]), strict=False))
-    need = "user and assistant in turns, after one system message at most"
-    remedy = "join messages of one speaker, and begin with the user"
-    require(turns, "the roles of messages", roles, need, remedy)
-    remedy = "encode_chat takes what was answered, encode_prompt what waits for it"
-    ends = f"non-empty, and end with the {last}'s turn"
-    require(spoken[-1:] == [last], "the roles of messages", roles, ends, remedy)

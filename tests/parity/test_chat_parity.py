@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minillm.data import Tokenizer
-from minillm.data.chat import Message, chat_text, encode_chat, encode_prompt
+from minillm.data.chat import chat_text, encode_chat, encode_prompt
+from minillm.data.messages import Message
 from minillm.data.templates import IM_END, ROLES
 
 transformers = pytest.importorskip("transformers")

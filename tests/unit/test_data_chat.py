@@ -6,14 +6,13 @@ from hypothesis import strategies as st
 
 from minillm.data import Tokenizer
 from minillm.data.chat import (
-    Message,
     chat_text,
-    conversation,
     encode_chat,
     encode_prompt,
     show_mask,
     stop_token,
 )
+from minillm.data.messages import Message, conversation
 from minillm.data.templates import CHATML, IM_END, IM_START, ROLES, Marks, Template
 
 TRAINING = "user\n\nassistant\n \n  what pet does Mira keep? Gladly: a cat.\n\n\n" * 20
