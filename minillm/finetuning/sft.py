@@ -85,7 +85,7 @@ def sft_config(examples: Examples, epochs: float = 2, **settings) -> TrainConfig
     require(math.isfinite(epochs), "epochs", epochs, "finite", "try 2")
     rows = examples.B * settings.get("accumulate", 1)
     steps = math.ceil(epochs * examples.rows_per_epoch / rows)
-    chosen = {"steps": steps, "lr": 2e-3, "matrix_lr": 5e-3, "weight_decay": 0.0}
+    chosen = {"steps": steps, "lr": 1e-3, "matrix_lr": 2e-3, "weight_decay": 0.0}
     return TrainConfig(**chosen | {"warmup": min(10, steps // 10)} | settings)
 
 
