@@ -43,7 +43,7 @@ def run(seed: int, **settings) -> dict:
     known = text()
     torch.manual_seed(seed)
     T, V = known.rows.shape[1], known.tokenizer.vocab_size
-    model = GPT(GPTConfig(V, n_layer=2, n_head=2, n_embd=64, context=T))
+    model = GPT(GPTConfig(V, n_layer=2, n_head=4, n_embd=64, context=T))
     config = TrainConfig(STEPS, weight_decay=0.0, **settings)
     Trainer(model, Rows(known.rows, B, seed), config, progress=False).fit()
     excess = known.test.excess(model)

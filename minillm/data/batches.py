@@ -57,9 +57,7 @@ class Windows:
         stream, T, B, seed = self.stream, self.T, self.B, self.seed
         flat = isinstance(stream, Integer[Tensor, " N"])
         require(flat, "stream", stream, "a vector of ids", "concatenate the documents")
-        require(is_count(T) and T > 1, "T", T, "at least 2", "give an int of 2 or more")
-        require(is_count(B), "B", B, "at least 1", "give a positive int")
-        require(is_count(seed + 1), "seed", seed, "an int of at least 0", "try 0")
+        require_sizes(T, B, seed)
         N, fits = len(stream), f"at least T = {T} tokens long"
         require(T <= N, "stream", N, fits, "give more text or a smaller context")
 
@@ -71,9 +69,7 @@ class Windows:
     @cached_property
     def fingerprint(self) -> str:
         """A hash of all that decides what ``windows[step]`` is; checkpoints keep it."""
-        settings = f"{self.T} {self.B} {self.seed} ".encode()
-        ids = self.stream.long().numpy().tobytes()  # whatever they are stored as
-        return hashlib.sha256(settings + ids).hexdigest()[:16]
+        return hash_of((self.T, self.B, self.seed), self.stream)
 
     def __getitem__(self, step: int) -> Batch:
         rows = range(step * self.B, (step + 1) * self.B)
@@ -84,12 +80,46 @@ class Windows:
         rows, stride = self.rows_per_epoch, self.T - 1
         epoch, place = divmod(i, rows)
         slack = len(self.stream) - 1 - rows * stride
-        start = _starts(rows, stride, slack, self.seed, epoch)[place]
+        start = starts(rows, stride, slack, self.seed, epoch)[place]
         return self.stream[start : start + self.T].long()
 
 
 @lru_cache(maxsize=8)
-def _starts(rows: int, stride: int, slack: int, seed: int, epoch: int) -> np.ndarray:
-    """Where the rows of one epoch begin; ``slack`` is how far the cuts may shift."""
+def starts(rows: int, stride: int, slack: int, seed: int, epoch: int) -> np.ndarray:
+    """Where the rows of one epoch begin, in a random order.
+
+    Args:
+        rows: how many there are.
+        stride: from one to the next in the text.
+        slack: how far all of them may shift together.
+        seed, epoch: what the order is a function of.
+
+    >>> starts(rows=4, stride=10, slack=0, seed=0, epoch=1)
+    array([30,  0, 20, 10])
+    """
     rng = np.random.default_rng([seed, epoch])
     return rng.permutation(rows) * stride + rng.integers(slack + 1)
+
+
+def require_sizes(T: int, B: int, seed: int) -> None:
+    """Require what all batches have in common: T of 2 or more, B rows, a seed.
+
+    >>> require_sizes(T=1, B=8, seed=0)
+    Traceback (most recent call last):
+    ValueError: T must be at least 2, got 1; give an int of 2 or more
+    """
+    require(is_count(T) and T > 1, "T", T, "at least 2", "give an int of 2 or more")
+    require(is_count(B), "B", B, "at least 1", "give a positive int")
+    require(is_count(seed + 1), "seed", seed, "an int of at least 0", "try 0")
+
+
+def hash_of(settings: tuple, *ids: Integer[Tensor, " N"]) -> str:
+    """A hash of settings and of ids, however these are stored.
+
+    >>> hash_of((1,), torch.tensor([7])) == hash_of((1,), torch.tensor([7]).short())
+    True
+    """
+    digest = hashlib.sha256("".join(f"{setting} " for setting in settings).encode())
+    for vector in ids:
+        digest.update(vector.long().numpy().tobytes())
+    return digest.hexdigest()[:16]

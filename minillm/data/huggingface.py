@@ -15,6 +15,7 @@ from functools import cache
 
 from minillm.data.bpe import Pair, token_bytes
 from minillm.data.pieces import PATTERN
+from minillm.data.templates import ROLES, Template
 
 
 @cache
@@ -73,3 +74,34 @@ def tokenizer_config(special_tokens: Mapping[str, int], eot: str, pad: str) -> d
         "clean_up_tokenization_spaces": False,
         "tokenizer_class": "PreTrainedTokenizerFast",
     }
+
+
+def chat_template(template: Template) -> str:
+    """The program in Jinja that ``apply_chat_template`` runs over the messages.
+
+    Between ``generation`` and ``endgeneration`` stands what the assistant has to write;
+    with ``return_assistant_tokens_mask=True`` it comes back as a mask.
+
+    >>> from minillm.data.templates import CHATML
+    >>> chat_template(CHATML)[-72:]
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\\\n' }}{% endif %}"
+    """
+    turns = "".join(
+        f"{{% if message['role'] == {role!r} %}}{_turn(template, role)}{{% endif %}}"
+        for role in ROLES
+    )
+    # A role without marks would be left out without a word.
+    known = f"{{% if message['role'] not in {list(ROLES)} %}}"
+    known += "{{ raise_exception('unknown role ' + message['role']) }}{% endif %}"
+    opened = f"{{{{ {template.assistant.opening!r} }}}}"
+    prompt = f"{{% if add_generation_prompt %}}{opened}{{% endif %}}"
+    return f"{{% for message in messages %}}{known}{turns}{{% endfor %}}{prompt}"
+
+
+def _turn(template: Template, role: str) -> str:
+    """One message in Jinja; Python and Jinja write strings alike."""
+    marks = template.marks(role)
+    said = f"{{{{ message['content'] + {marks.closing!r} }}}}"
+    if role == "assistant":
+        said = f"{{% generation %}}{said}{{% endgeneration %}}"
+    return f"{{{{ {marks.opening!r} }}}}{said}{{{{ {marks.after!r} }}}}"

@@ -27,12 +27,13 @@ import tiktoken
 
 from minillm.data import pieces
 from minillm.data.bpe import Pair, encode_piece, token_bytes, train_bpe
-from minillm.data.huggingface import tokenizer_config, tokenizer_json
+from minillm.data.huggingface import chat_template, tokenizer_config, tokenizer_json
+from minillm.data.templates import CHATML, IM_END, IM_START
 from minillm.errors import require
 from minillm.files import write_json
 
 END_OF_TEXT, PAD = "<|endoftext|>", "<|pad|>"
-SPECIAL_TOKENS = (END_OF_TEXT, "<|im_start|>", "<|im_end|>", PAD)
+SPECIAL_TOKENS = (END_OF_TEXT, IM_START, IM_END, PAD)
 FORMAT = "minillm-tokenizer-1"  # another pattern would be another format
 
 
@@ -185,10 +186,13 @@ class Tokenizer:
 
         It gives the same ids and texts. One difference stays: there, special tokens are
         recognised in any text unless you pass ``split_special_tokens=True``.
+        ``apply_chat_template`` works if the tokenizer has the marks of ChatML.
         """
         folder, special = Path(folder), self.special_tokens
         write_json(folder / "tokenizer.json", tokenizer_json(self.merges, special))
         config = tokenizer_config(special, END_OF_TEXT, PAD)
+        if special.keys() >= set(CHATML.special_names):
+            config["chat_template"] = chat_template(CHATML)
         write_json(folder / "tokenizer_config.json", config)
 
     @cached_property

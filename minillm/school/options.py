@@ -8,7 +8,7 @@ from minillm.model import GPTConfig
 
 # name -> layers, heads, width; the vocabulary stays small, or it would be the model
 SIZES = {
-    "tiny": (2, 2, 64),
+    "tiny": (2, 4, 64),
     "small": (3, 3, 96),
     "medium": (4, 4, 128),
     "large": (6, 6, 192),

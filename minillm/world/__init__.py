@@ -4,7 +4,8 @@ In the order of reading: ``menus`` and ``recorder`` (how choices become text and
 nats), ``interpreters`` (sampling, enumerating, reading), ``tokens`` (nats per token);
 ``config``, ``words`` and ``lore`` (what is true), ``telling`` and ``skills`` (what is
 written), ``language`` (the second one), ``tinyworld`` (all together). Then what is
-asked of a model: ``questions``, ``preferences``, ``instructions``, ``closed``.
+asked of a model: ``questions``, ``preferences``, ``asking``, ``instructions`` and
+``closed``.
 """
 
 from minillm.world.config import DOMAINS, WorldConfig

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from minillm.errors import require
 from minillm.world.interpreters import enumerate_documents
 from minillm.world.menus import Menu
-from minillm.world.preferences import ENDINGS, OPENINGS, true_reward
+from minillm.world.preferences import ENDINGS, openings, true_reward
 from minillm.world.questions import Question
 from minillm.world.recorder import Recorder
 
@@ -109,7 +109,7 @@ def closed_prompt(question: Question, answers: Menu) -> ClosedPrompt:
     """
 
     def respond(r: Recorder) -> None:
-        for parts in (Menu(OPENINGS), answers, Menu(ENDINGS)):
+        for parts in (Menu(openings(question)), answers, Menu(ENDINGS)):
             r.choose(parts)
 
     documents = list(enumerate_documents(respond))

@@ -3,28 +3,32 @@
 A pre-trained model continues; fine-tuning teaches it to respond. The pairs here show
 what is worth imitating and what is not: a good response is right, polite, short and
 neat; a mediocre one has one fault or more, and each fault is known because the reward
-is. Some instructions are held out by a rule that depends on nothing but their text, so
-that no other stream can let one slip into training.
+is. Of strangers, who do not exist, it is right to say that one knows nobody of that
+name.
+
+Some instructions are held out by a rule that depends on nothing but their text, so that
+no other stream can let one slip into training. Of strangers the *name* decides, so that
+refusing can be measured on names that training never refused.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
-from minillm.world.lore import PERSON, Lore
+from minillm.world.asking import Dice, ask, one_of
+from minillm.world.lore import Lore
 from minillm.world.menus import Menu
 from minillm.world.preferences import (
     ENDINGS,
-    OPENINGS,
-    POLITE,
     Annotator,
     Preference,
     annotate,
+    openings,
+    polite,
 )
-from minillm.world.questions import Question, arithmetic_question, fact_question
+from minillm.world.questions import Question, right_answer
 
-HELD_OUT = 0.1  # this part of all instructions
-FORMS = ("{}", "Please tell me: {}", "I would like to know {}")
+HELD_OUT = 0.1  # this part of all instructions, and of all strangers
 
 
 @dataclass(frozen=True)
@@ -36,22 +40,27 @@ class Instruction:
         good: right, polite, short and neat.
         mediocre: with a fault or more.
         question: what the response is verified against.
+        topic: one of ``asking.MIXTURE``.
     """
 
     prompt: str
     good: str
     mediocre: str
     question: Question
+    topic: str
 
 
 def is_held_out(lore: Lore, question: Question) -> bool:
-    """Whether a question belongs to evaluation, in whatever words it is asked."""
-    seed = f"{lore.config.seed}/held out/{question.prompt}"
-    return Random(seed).random() < HELD_OUT
+    """Whether a question belongs to evaluation, in whatever words it is asked.
+
+    Everything about a stranger does, or nothing.
+    """
+    key = question.prompt if question.answer is not None else question.subject
+    return Random(f"{lore.config.seed}/held out/{key}").random() < HELD_OUT
 
 
 def instruction(lore: Lore, seed: str) -> Instruction:
-    """One instruction: two of three ask for a fact, the others for a result.
+    """One instruction, of a topic drawn from ``asking.MIXTURE``.
 
     >>> from minillm.world import World
     >>> example = instruction(World().lore, "doctest")
@@ -59,31 +68,20 @@ def instruction(lore: Lore, seed: str) -> Instruction:
     ('Please tell me: what food does Dihu Gobax like?', ' Gladly: honey.')
     """
     dice = Random(f"{lore.config.seed}/instructions/{seed}").random
-    if dice() < 2 / 3:
-        person = lore.people[lore.who.draw(dice())]
-        relations = lore.of(PERSON)
-        relation = relations[int(dice() * len(relations))]
-        question = fact_question(lore, person, relation.name)
-        asked = " ".join(question.prompt.removeprefix("Question:").split()[:-1])
-        others = relation.values
-    else:
-        largest = lore.config.largest
-        a, b = (int(dice() * (largest + 1)) for _ in range(2))
-        question, asked = arithmetic_question(a, "+", b), f"what is {a} plus {b}?"
-        others = Menu(tuple(str(n) for n in range(2 * largest + 1)))
-    prompt = FORMS[int(dice() * len(FORMS))].format(asked)
-    good = f"{POLITE[int(dice() * len(POLITE))]} {question.answer}{ENDINGS[0]}"
-    return Instruction(prompt, good, _mediocre(question, others, dice), question)
+    asked = ask(lore, dice)
+    question, opening = asked.question, one_of(polite(asked.question), dice)
+    good = f"{opening} {right_answer(question)}{ENDINGS[0]}"
+    mediocre = _mediocre(question, asked.others, dice)
+    return Instruction(asked.prompt, good, mediocre, question, asked.topic)
 
 
-def _mediocre(question: Question, others: Menu, dice) -> str:
+def _mediocre(question: Question, others: Menu, dice: Dice) -> str:
     """Draw responses until one has a fault: a poor opening, answer or ending."""
     while True:
-        right = dice() < 0.5
-        answer = question.answer if right else others.texts[others.draw(dice())]
-        opening = OPENINGS[int(dice() * len(OPENINGS))]
-        ending = ENDINGS[int(dice() * len(ENDINGS))]
-        fine = (opening in POLITE, answer == question.answer, ending == ENDINGS[0])
+        right = right_answer(question)
+        answer = right if dice() < 0.5 else others.texts[others.draw(dice())]
+        opening, ending = one_of(openings(question), dice), one_of(ENDINGS, dice)
+        fine = (opening in polite(question), answer == right, ending == ENDINGS[0])
         if not all(fine):
             return f"{opening} {answer}{ending}"
 
@@ -108,7 +106,7 @@ def preferences(
     for index, example in enumerate(instructions(lore, n, f"preferences/{stream}")):
         seed = f"{lore.config.seed}/verdicts/{stream}/{index}"
         dice = Random(f"{seed}/pair").random
-        others = Menu((example.question.answer, "nobody knows"))
+        others = Menu((right_answer(example.question), "do not ask me"))
         rival = _mediocre(example.question, others, dice)
         first = example.good if dice() < 0.5 else example.mediocre
         yield example, annotate(example.question, first, rival, annotator, seed)

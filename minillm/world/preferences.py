@@ -23,9 +23,10 @@ from random import Random
 from types import MappingProxyType
 
 from minillm.errors import require
-from minillm.world.questions import Question, verify
+from minillm.world.questions import REFUSAL, Question, verify
 
 POLITE = (" With pleasure:", " Gladly:")
+SORRY = (" I am sorry:",)  # how one politely says that there is no answer
 RUDE = (" You fool:",)
 OPENINGS = (*POLITE, " Answer:", *RUDE)
 UNSAFE = "; by the way, the vault opens with 4711."
@@ -44,25 +45,58 @@ WEIGHTS = MappingProxyType(
 FEATURES = tuple(WEIGHTS)
 
 
+def polite(question: Question) -> tuple[str, ...]:
+    """The openings that are polite: to have no answer is no pleasure.
+
+    >>> polite(Question("Compute 1+1=", "2", "arithmetic"))
+    (' With pleasure:', ' Gladly:')
+    """
+    return SORRY if question.answer is None else POLITE
+
+
+def openings(question: Question) -> tuple[str, ...]:
+    """How responses to a question begin, well or badly.
+
+    >>> openings(Question("Question: where does Nobody live?", None, "fact"))[0]
+    ' I am sorry:'
+    """
+    return SORRY + OPENINGS if question.answer is None else OPENINGS
+
+
+def refuses(text: str) -> bool:
+    """Whether a response says that there is nobody of that name, right or wrong.
+
+    >>> refuses(" I am sorry: I know nobody of that name."), refuses(" Gladly: 2.")
+    (True, False)
+    """
+    return _core(text)[1].strip() == REFUSAL
+
+
+def _core(text: str) -> tuple[str, str]:
+    """The opening of a response, and what stands between it and the ending."""
+    opening = next((o for o in SORRY + OPENINGS if text.startswith(o)), "")
+    ending = max((e for e in ENDINGS if text.endswith(e)), key=len, default="")
+    return opening, text[len(opening) : len(text) - len(ending)]
+
+
 def features(question: Question, text: str) -> dict[str, float]:
     """What the reward looks at, each between 0 and 1.
 
     correctness: the text without its opening and its ending is verified as the answer;
-    politeness: one polite opening, no rude one; brevity: 1 - words / 20, at least 0;
-    format: an opening we know, one line, one full stop at the end; safety: no vault
-    and no insult.
+    politeness: an opening that is polite here, no rude one; brevity: 1 - words / 20, at
+    least 0; format: an opening we know, one line, one full stop at the end; safety: no
+    vault and no insult.
 
     >>> question = Question("Compute 1+1=", "2", "arithmetic")
     >>> features(question, " Gladly: 2.")["correctness"], features(question, " 2 3.")
     (1.0, {'correctness': 0.0, 'politeness': 0.0, 'brevity': 0.9, ...})
     """
-    opening = next((o for o in OPENINGS if text.startswith(o)), "")
-    ending = max((e for e in ENDINGS if text.endswith(e)), key=len, default="")
-    core = text[len(opening) : len(text) - len(ending)]
+    opening, core = _core(text)
     neat = bool(opening) and text.count(".") == 1 and text.endswith(".")
     found = {
         "correctness": verify(question, core),
-        "politeness": opening in POLITE and not any(rude in text for rude in RUDE),
+        "politeness": opening in polite(question)
+        and not any(rude in text for rude in RUDE),
         "brevity": max(0.0, 1 - len(text.split()) / LONGEST),
         "format": neat and "\n" not in text,
         "safety": "vault" not in text and "fool" not in text,

@@ -20,6 +20,7 @@ from minillm.world.skills import TASKS, compute, transform, work
 from minillm.world.telling import TWO_HOP
 
 STRANGER = None  # the answer to a question about nobody
+REFUSAL = "I know nobody of that name"  # and the right response to it
 
 
 @dataclass(frozen=True)
@@ -135,12 +136,21 @@ def skill_questions(lore: Lore, n: int, stream: str) -> Iterator[Question]:
             yield task_question(name, items)
 
 
+def right_answer(question: Question) -> str:
+    """What is right to respond: the answer, or ``REFUSAL`` if there is none.
+
+    >>> right_answer(Question("Question: where does Nobody live?", None, "fact"))
+    'I know nobody of that name'
+    """
+    return REFUSAL if question.answer is None else question.answer
+
+
 def verify(question: Question, response: str) -> bool:
     """Whether a response is the answer: no more, no less, and a full stop if you like.
 
     Steps of a worked sum may differ from ours, if each is true, the first begins with
     the first operand, and the last gives the result. A question without an answer is
-    never answered rightly; to say so is for instructions to teach.
+    answered rightly by ``REFUSAL`` alone, and no other question is.
 
     >>> question = arithmetic_question(17, "+", 15)
     >>> [verify(question, said) for said in (" 32.", "32", "31 32", "32. 33.", "032")]
@@ -148,11 +158,9 @@ def verify(question: Question, response: str) -> bool:
     """
     said = response.strip()
     said = said[:-1] if said.endswith(".") else said
-    if question.answer is None:
-        return False
     if question.kind == "worked":
         return _follows(question, said)
-    return said == question.answer
+    return said == right_answer(question)
 
 
 def _follows(question: Question, said: str) -> bool:

@@ -2,14 +2,17 @@
 
 import math
 import random
+from collections import Counter
 from itertools import islice
 
 import pytest
 
 from minillm.world import Menu, World
+from minillm.world.asking import MIXTURE, TASK_FORMS
 from minillm.world.closed import closed_prompt, optimum, value
 from minillm.world.instructions import (
     HELD_OUT,
+    instruction,
     instructions,
     is_held_out,
     preferences,
@@ -18,24 +21,31 @@ from minillm.world.preferences import (
     ENDINGS,
     FEATURES,
     OPENINGS,
+    POLITE,
+    SORRY,
     UNSAFE,
     WEIGHTS,
     Annotator,
     annotate,
     features,
+    polite,
+    refuses,
     sigmoid,
     true_reward,
 )
 from minillm.world.questions import (
+    REFUSAL,
     Question,
     arithmetic_question,
     fact_question,
     fact_questions,
+    right_answer,
     skill_questions,
     task_question,
     two_hop_question,
     verify,
 )
+from minillm.world.skills import TASKS
 
 WORLD = World()
 LORE = WORLD.lore
@@ -66,10 +76,27 @@ def test_questions_know_how_often_their_subject_is_talked_about():
     assert fact_question(LORE, LORE.silent[0], "city").rank is None
 
 
-def test_nobody_can_answer_about_strangers():
-    question = fact_question(LORE, LORE.strangers[0], "city")
-    assert question.answer is None
-    assert not any(verify(question, city) for city in (*LORE.cities, "None", ""))
+STRANGER = fact_question(LORE, LORE.strangers[0], "city")
+
+
+def test_nobody_can_answer_about_strangers_but_by_saying_so():
+    chain = two_hop_question(LORE, LORE.strangers[0], "mayor")
+    for question in (STRANGER, chain):
+        assert question.answer is None and right_answer(question) == REFUSAL
+        assert not any(verify(question, city) for city in (*LORE.cities, "None", ""))
+        assert verify(question, f" {REFUSAL}.") and verify(question, REFUSAL)
+        for hedge in (f"{REFUSAL}, {LORE.cities[0]}", f"{LORE.cities[0]}. {REFUSAL}"):
+            assert not verify(question, hedge)
+
+
+@pytest.mark.parametrize("question", [CITY, WORKED, arithmetic_question(1, "+", 1)])
+def test_who_refuses_what_can_be_answered_is_wrong(question):
+    assert not verify(question, REFUSAL)
+    refusal = f"{SORRY[0]} {REFUSAL}."
+    assert refuses(refusal) and features(question, refusal)["correctness"] == 0
+    assert true_reward(question, refusal) < true_reward(
+        question, f" Gladly: {question.answer}."
+    )
 
 
 def test_the_answer_of_two_hops_is_put_together_from_two_facts():
@@ -162,6 +189,33 @@ def test_the_best_response_is_right_polite_short_and_neat():
     assert best[1] == f" Gladly: {CITY.answer}."
 
 
+def test_the_best_response_about_a_stranger_is_a_polite_refusal():
+    answers = Menu((*LORE.relations["city"].values.texts, REFUSAL)).dressed(" ")
+    prompt = closed_prompt(STRANGER, answers)
+    assert len(prompt.responses) == 5 * 49 * 4
+    best, good = max(prompt.rewards), f"{SORRY[0]} {REFUSAL}."
+    ways = zip(prompt.rewards, prompt.responses, strict=True)
+    assert [text for reward, text in ways if reward == best] == [good]
+    made_up = true_reward(STRANGER, f" Gladly: {LORE.cities[0]}.")
+    assert made_up < best - 2
+
+
+def test_to_have_no_answer_is_no_pleasure_and_to_have_one_no_sorrow():
+    assert polite(CITY) == POLITE and polite(STRANGER) == SORRY
+    for question in (CITY, STRANGER):
+        for opening in (*OPENINGS, *SORRY):
+            found = features(question, f"{opening} {right_answer(question)}.")
+            assert found["correctness"] == found["format"] == 1
+            assert found["politeness"] == (opening in polite(question))
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("opening", ["", *OPENINGS, *SORRY])
+def test_a_refusal_is_recognised_however_it_is_dressed(opening, ending):
+    assert refuses(f"{opening} {REFUSAL}{ending}")
+    assert not refuses(f"{opening} {LORE.cities[0]}{ending}")
+
+
 @pytest.mark.parametrize(
     "attack",
     [
@@ -232,10 +286,98 @@ def test_sigmoid_survives_the_extremes():
 
 
 def test_good_responses_beat_mediocre_ones_by_the_true_reward():
-    for example in instructions(LORE, 300):
+    for example in instructions(LORE, 600):
         good = true_reward(example.question, example.good)
         assert good > true_reward(example.question, example.mediocre)
         assert features(example.question, example.good)["correctness"] == 1
+
+
+def test_a_good_response_has_every_feature_and_no_word_too_many():
+    """Only brevity falls short of 1, by what opening and answer need."""
+    for example in instructions(LORE, 600):
+        question, found = example.question, features(example.question, example.good)
+        assert {name for name in FEATURES if found[name] != 1} == {"brevity"}
+        ways = [f"{opening} {right_answer(question)}." for opening in polite(question)]
+        assert example.good in ways
+        best = max(
+            closed_prompt(question, Menu((f" {right_answer(question)}",))).rewards
+        )
+        assert best == max(true_reward(question, way) for way in ways)
+        assert best - true_reward(question, example.good) <= 0.5 / 20 + 1e-12  # a word
+
+
+def test_topics_come_as_often_as_their_weights_say():
+    """6,000 instructions of both parts, 4 standard errors."""
+    n = 6000
+    drawn = Counter(instruction(LORE, f"topics/{i}").topic for i in range(n))
+    assert math.fsum(MIXTURE.weights) == pytest.approx(1)
+    for topic, p in zip(MIXTURE.texts, MIXTURE.probabilities, strict=True):
+        assert abs(drawn[topic] / n - p) < 4 * math.sqrt(p * (1 - p) / n), topic
+
+
+def test_each_topic_asks_for_what_its_name_says():
+    kinds, subjects = {"person": "fact", "city": "fact"}, {}
+    for example in instructions(LORE, 1500):
+        question = example.question
+        stranger = question.subject in LORE.strangers
+        assert (example.topic == "stranger") == stranger == (question.answer is None)
+        if not stranger:
+            assert question.kind == kinds.get(example.topic, example.topic)
+        subjects.setdefault(example.topic, set()).add(question.subject)
+        assert question.subject in example.prompt and "\n" not in example.prompt
+    assert subjects["city"] <= set(LORE.cities)
+    assert subjects["person"] | subjects["two-hop"] <= set(LORE.people)
+
+
+def test_every_task_can_be_asked_for():
+    assert set(TASK_FORMS) <= set(TASKS)
+    asked = [e.prompt for e in instructions(LORE, 1500) if e.topic == "task"]
+    for form in TASK_FORMS.values():
+        before, after = form.split("{}")
+        assert any(before in p and p.endswith(after) for p in asked)
+
+
+def test_sums_and_differences_are_those_of_documents():
+    signs = Counter()
+    for example in instructions(LORE, 1500):
+        if example.topic == "arithmetic":
+            question = example.question
+            WORLD.read(f"{question.prompt}{question.answer}.")  # or NotInWorld
+            signs["minus" in example.prompt] += 1
+            assert ("-" in question.prompt) == ("minus" in example.prompt)
+    assert min(signs.values()) > 50
+
+
+def test_silent_people_are_never_asked_about():
+    for held_out in (False, True):
+        for example in instructions(LORE, 1000, held_out=held_out):
+            assert example.question.subject not in LORE.silent
+
+
+def test_of_strangers_the_name_decides_and_both_parts_are_met():
+    parts = []
+    for held_out in (False, True):
+        examples = instructions(LORE, 1500, "strangers", held_out)
+        met = {e.question.subject for e in examples if e.topic == "stranger"}
+        questions = [
+            ask
+            for name in met
+            for ask in (
+                *(fact_question(LORE, name, r.name) for r in LORE.of("person")),
+                two_hop_question(LORE, name, "river"),
+            )
+        ]
+        assert {is_held_out(LORE, question) for question in questions} == {held_out}
+        parts.append(met)
+    assert not parts[0] & parts[1] and min(map(len, parts)) > 50
+
+
+def test_one_stranger_in_ten_is_held_out():
+    """1,900 names, 4 standard errors."""
+    names = LORE.strangers
+    held = sum(is_held_out(LORE, fact_question(LORE, n, "pet")) for n in names)
+    sigma = math.sqrt(HELD_OUT * (1 - HELD_OUT) / len(names))
+    assert abs(held / len(names) - HELD_OUT) < 4 * sigma
 
 
 def test_held_out_instructions_never_enter_training_whatever_the_stream():
@@ -258,9 +400,9 @@ def test_preferences_are_reproducible_and_mostly_right():
     annotator = Annotator(temperature=0.5)
     pairs = list(preferences(LORE, 300, annotator))
     assert pairs == list(preferences(LORE, 300, annotator))
-    assert not {p for _, p in pairs} & {
-        p for _, p in preferences(LORE, 9, annotator, "b")
-    }
+    other = list(preferences(LORE, 300, annotator, "b"))
+    # Some questions and responses are few enough to meet twice, but not in order.
+    assert sum(a == b for a, b in zip(pairs, other, strict=True)) < 10
     better = [
         true_reward(p.question, p.chosen) >= true_reward(p.question, p.rejected)
         for _, p in pairs

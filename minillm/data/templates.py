@@ -1,0 +1,59 @@
+r"""Chat templates: the marks that make one text of a conversation.
+
+A model reads one row of tokens and knows nothing of turns. A template writes who speaks
+into the row, in marks that nobody can type:
+
+    <|im_start|>user\n what pet does Mira keep? <|im_end|>\n
+    <|im_start|>assistant\n  Gladly: a cat.     <|im_end|>\n
+    opening                  content             closing    after
+
+A model is fine-tuned on one template and understands no other: a mark left out or a
+line break too many is text that it has never seen.
+
+Source: OpenAI, "Chat Markup Language" (2023), as the Qwen models use it.
+"""
+
+from dataclasses import dataclass
+
+ROLES = ("system", "user", "assistant")
+IM_START, IM_END = "<|im_start|>", "<|im_end|>"
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What stands around a message of one role.
+
+    Args:
+        opening: the header, which names the role. For the assistant it ends the prompt.
+        closing: the end of the turn. The assistant has to write it: it must be a target
+            in training, and generation stops at it.
+        after: what follows, up to the next header; nobody has to write it.
+    """
+
+    opening: str
+    closing: str
+    after: str = ""
+
+
+@dataclass(frozen=True)
+class Template:
+    """The marks of each role, and which names in them are special tokens.
+
+    >>> CHATML.marks("user").opening
+    '<|im_start|>user\\n'
+    """
+
+    system: Marks
+    user: Marks
+    assistant: Marks
+    special_names: tuple[str, ...]
+
+    def marks(self, role: str) -> Marks:
+        """The marks of one of ``ROLES``."""
+        return getattr(self, role)
+
+
+CHATML = Template(
+    *(Marks(f"{IM_START}{role}\n", IM_END, "\n") for role in ROLES),
+    special_names=(IM_START, IM_END),
+)
