@@ -30,10 +30,10 @@ from minillm.world.tinyworld import PROGRAMS
 N = 20_000
 WORLD = World()
 TRAIN = list(WORLD.documents(N))
-DEFAULT = "68fec9f2e4f589fee009ad38585a944b54d94dc4bc908f8170ce9fc74625e6a3"
-SECOND = "3025e549153555ce1da649d4bad27c359661db5f80e8291e62d2231917b0c68d"
+DEFAULT = "11b5f5ca408566901dd53fbff967d8a89f0421ac4ae6946d74eaed2caad1ce66"
+SECOND = "c11e8b8a4a67667af33c683e4072232e5b4d53298ecedc11eaf7255bbc195981"
 
-FLOOR, NATS = 11.62055791133609, 16.987937041697254
+FLOOR, NATS = 11.461811156198129, 17.247367562763714
 
 
 def sha(world: World, n: int = 2000) -> str:
@@ -240,7 +240,7 @@ def test_stories_end_where_the_last_move_led():
         asked, place = re.search(r"Now (.*) is in the (\w+)\.$", document.text).groups()
         assert place == at[holder if asked == f"the {thing}" else asked]
         told += 1
-    assert told > 500
+    assert told > 300
 
 
 def test_lists_are_added_up():
