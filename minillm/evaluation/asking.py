@@ -79,8 +79,9 @@ def ask(
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     for start in range(0, len(order), B):
         part = order[start : start + B]
+        rows, stop = [prompts[i] for i in part], tokenizer.eot
         written = generate(
-            model, [prompts[i] for i in part], max_new_tokens, GREEDY, tokenizer.eot
+            model, rows, max_new_tokens, GREEDY, stop, generator=torch.Generator()
         )
         said = completion_logprobs(model, written).exp().tolist()
         for i, ids, confidence in zip(part, written.completions(), said, strict=True):

@@ -1,10 +1,10 @@
 """The main job on real text, whose truth nobody knows.
 
-    read      documents, some held out
-    tokenize  a byte-level BPE learns its vocabulary from the training text
-    train     a Llama-style model learns to predict the next token
-    evaluate  bits per byte on held-out text, beside gzip, xz and a 5-gram model
-    report    a table and a page with pictures
+read      documents, some held out
+tokenize  a byte-level BPE learns its vocabulary from the training text
+train     a Llama-style model learns to predict the next token
+evaluate  bits per byte on held-out text, beside gzip, xz and a 5-gram model
+report    a table and a page with pictures
 """
 
 from dataclasses import dataclass

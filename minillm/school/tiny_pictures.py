@@ -93,7 +93,7 @@ def confidence_picture(
     """Accuracy against confidence, and how sure it is about people who do not exist."""
     bins = reliability([a.confidence for a in known], [a.right for a in known])
     sure = confidence(nobody)
-    title = f"About people who do not exist it is {sure:.0%} sure; {honest:.0%} is honest"
+    title = f"Of people who do not exist it is {sure:.0%} sure; {honest:.0%} is honest"
     axes = show.figure(title, "confidence in its answer", "part that is right")
     axes.plot([0, 1], [0, 1], "--", color=show.TRUTH, linewidth=1.5)
     axes.annotate(
@@ -106,9 +106,9 @@ def confidence_picture(
     axes.set_xlim(0, 1.02)
     axes.set_ylim(0, 1.04)
     alt = (
-        f"Accuracy of answers in bins of confidence, from {bins[0][0]:.2f} sure and "
-        f"{bins[0][1]:.0%} right to {bins[-1][0]:.2f} sure and {bins[-1][1]:.0%} right; "
-        f"on the dashed line a model is as sure as it is right. Asked about people who "
-        f"do not exist it is {sure:.2f} sure, and no answer is right."
+        f"Accuracy of answers in bins of confidence, from {bins[0][0]:.0%} sure and "
+        f"{bins[0][1]:.0%} right to {bins[-1][0]:.0%} sure and {bins[-1][1]:.0%} "
+        "right; on the dashed line a model is as sure as it is right. Asked about "
+        f"people who do not exist it is {sure:.0%} sure, and no answer is right."
     )
     return axes, alt

@@ -74,9 +74,7 @@ def write_report(
     page.picture(*tiny_pictures.recall_picture(looks))
     page.heading("What it only seems to know")
     honest = honest_guess(text)
-    page.picture(
-        *tiny_pictures.confidence_picture(known, answers["nobody"], honest)
-    )
+    page.picture(*tiny_pictures.confidence_picture(known, answers["nobody"], honest))
     page.text(ABOUT_NOBODY, "note")
     page.heading("What it says after fine-tuning")
     for response in samples(responses):

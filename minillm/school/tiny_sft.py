@@ -9,7 +9,7 @@ training ever held, in the same words and about the same world.
 from dataclasses import dataclass
 from statistics import fmean
 
-from minillm.data import Examples
+from minillm.data.examples import Examples
 from minillm.finetuning import finetune, respond, sft_config, sft_examples
 from minillm.model import GPT
 from minillm.school.options import TourOptions

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from minillm.data import Tokenizer
 from minillm.data.packed import pack
-from minillm.errors import require_count
+from minillm.errors import require, require_count
 from minillm.evaluation.floor import KnownText
 from minillm.world import World, WorldConfig
 
@@ -58,7 +58,10 @@ def tiny_text(
         T: tokens in a row.
         progress: show a bar.
 
-    >>> text = tiny_text(documents=200, test=5, vocab_size=300)
+    Raises:
+        ValueError: a document is longer than T; small vocabularies make them so.
+
+    >>> text = tiny_text(documents=500, test=5, vocab_size=800)
     >>> text.rows.shape[1], len(text.test.documents)
     (128, 5)
     """
@@ -70,4 +73,7 @@ def tiny_text(
     tokenizer = Tokenizer.train(texts[:LEARN_FROM], vocab_size)
     rows = pack(tokenizer.encode_batch(texts), tokenizer.eot, T)
     known = KnownText.of(world.documents(test, "test"), tokenizer)
+    longest = max(map(len, known.accounts)) + 2  # with an end-of-text on either side
+    need, remedy = f"at least {longest}, to hold each document", "or learn more tokens"
+    require(longest <= T, "T", T, need, remedy)
     return TinyText(world, tokenizer, rows.to(torch.int32), known, documents)

@@ -27,7 +27,7 @@ DOMAINS = (
     "task",
     "list",
 )
-MIXTURE = (0.42, 0.17, 0.06, 0.08, 0.02, 0.11, 0.11, 0.03)
+MIXTURE = (0.40, 0.16, 0.06, 0.08, 0.03, 0.11, 0.13, 0.03)
 FIRST, SECOND = "first", "second"  # the two languages
 
 

@@ -13,7 +13,7 @@ from minillm.world.menus import Menu, menu
 from minillm.world.recorder import Recorder
 from minillm.world.words import FOODS, LETTERS, PLACES, THINGS
 
-CAST = 12  # first names that stories use
+CAST = 6  # first names that stories use
 MOVES = 2  # at most, in a story
 TASKS = {  # name: what its items are drawn from
     "copy": LETTERS,

@@ -22,10 +22,10 @@ TWO_HOP = {
 def biography(r: Recorder, lore: Lore) -> None:
     """Facts about a person or a city, in any order, none twice.
 
-    About Mira Tolan: lives in Dorburg, keeps a cat.
+    About Mira Tolan: Mira Tolan lives in Dorburg, keeps a cat.
     """
     kind, subject = r.choose(_subjects(lore))
-    r.write(":")
+    r.write(f": {subject}")  # names said twice teach to copy, which much builds on
     left = lore.of(kind)
     clause = r.choose(_clauses(left, "", 1.0))
     while clause:

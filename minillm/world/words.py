@@ -30,13 +30,8 @@ PETS = _words(
 RIVERS = _words(
     "Brenta Lorne Tarth Movel Quill Sorva Dunneck Weil Kesper Yarrow Pelm Zinder"
 )
-PLACES = _words(
-    "garden kitchen harbour market library stable tower cellar forest meadow chapel "
-    "workshop"
-)
-THINGS = _words(
-    "lamp rope basket hammer mirror letter blanket bucket candle violin key map"
-)
+PLACES = _words("garden kitchen harbour market library stable tower cellar")
+THINGS = _words("lamp rope basket hammer mirror letter blanket bucket")
 LETTERS = tuple("abdefgklmnst")
 
 CONSONANTS, VOWELS = tuple("bdfghjklmnprstvz"), tuple("aeiou")

@@ -13,7 +13,8 @@ from minillm.data import Tokenizer
 from minillm.school.looks import Look, first_words
 from minillm.school.options import TourOptions, model_config
 from minillm.school.pipeline import Run, open_run
-from minillm.school.tour import prepare, tour
+from minillm.school.text_tour import prepare
+from minillm.school.tour import tour
 from minillm.training import TrainConfig, Trainer, TrainingInterrupted, load_model
 
 SENTENCES = [
@@ -80,7 +81,7 @@ def test_the_table_says_what_the_logs_say(done):
 def test_the_summary_praises_the_model_only_where_it_is_better():
     from minillm.model import GPT, GPTConfig
     from minillm.school.pictures import bits_picture
-    from minillm.school.tour_report import summary
+    from minillm.school.text_report import summary
     from minillm.training import MetricsLog
 
     log = MetricsLog(None)
@@ -137,8 +138,10 @@ def test_an_interrupted_tour_goes_on_with_the_same_command(
     corpus, tmp_path, monkeypatch
 ):
     folder = tmp_path / "run"
-    monkeypatch.setattr("minillm.school.tour.UNKNOWN", 30)
-    monkeypatch.setattr("minillm.school.tour.Pace", lambda *_: lambda trainer: None)
+    monkeypatch.setattr("minillm.school.pretraining.UNKNOWN", 30)
+    monkeypatch.setattr(
+        "minillm.school.pretraining.Pace", lambda *_: lambda trainer: None
+    )
     with monkeypatch.context() as patch:
         interrupt_after(7, patch)
         with pytest.raises(TrainingInterrupted, match=r"after step 8 of 30.*go on"):
