@@ -51,7 +51,7 @@ class World:
     >>> world = World()
     >>> document = world.document(0)
     >>> document.text, round(document.floor, 2), round(document.nats, 2)
-    ('About Lifa Ganins: owns a turtle, trained as a banker.', 10.18, 16.06)
+    ('About Lifa Ganins: Lifa Ganins owns a turtle, trained as a banker.', 10.23, 16.11)
     >>> world.read(document.text) == document
     True
     """
