@@ -53,4 +53,5 @@ def run(seed: int, **settings) -> dict:
 
 
 if __name__ == "__main__":
+    text()  # made here, or the first run would pay for it
     run_study(__file__, QUESTION, ADAMW | MUON, seeds=(0, 1, 2), run=run)

@@ -52,4 +52,5 @@ def run(seed: int, C: int) -> dict:
 
 
 if __name__ == "__main__":
+    text()  # made here, or the first run would pay for it
     run_study(__file__, QUESTION, WIDTHS, seeds=(0, 1, 2), run=run)

@@ -21,7 +21,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, Integer
 from torch import Tensor
 
 from minillm.data.batches import Batch
@@ -39,10 +39,10 @@ def pack(documents: Sequence[Sequence[int]], eot: int, T: int) -> Int[Tensor, "R
     Raises:
         ValueError: not even one row can be filled, or T is no count above 1.
 
-    >>> pack([[1, 2], [3], [4, 5, 6], [7, 8, 9, 10, 11]], eot=0, T=5)
+    >>> pack([[1, 2], [3, 4], [5, 6, 7], [8, 9, 9, 9, 9]], eot=0, T=5)
     tensor([[0, 1, 2, 0, 3],
-            [0, 4, 5, 6, 0],
-            [0, 7, 8, 9, 10]])
+            [0, 5, 6, 7, 0],
+            [0, 8, 9, 9, 9]])
     """
     require(is_count(T) and T > 1, "T", T, "at least 2", "give an int of 2 or more")
     rows, row = [], [eot]
@@ -66,21 +66,25 @@ class Rows:
         seed: of the order.
 
     Raises:
-        ValueError: no matrix of ids, sizes that are no counts, a negative seed.
+        ValueError: no matrix of ids at least two wide, a size that is no count, a
+            negative seed.
 
     >>> rows = Rows(torch.arange(6).view(3, 2), B=3)
     >>> sorted(rows[5].tokens[:, 0].tolist()), rows[5].tokens.equal(rows[5].tokens)
     ([0, 2, 4], True)
     """
 
-    tokens: Int[Tensor, "R T"]
+    tokens: Integer[Tensor, "R T"]
     B: int
     seed: int = 0
 
     def __post_init__(self) -> None:
         tokens, B, seed = self.tokens, self.B, self.seed
-        matrix = isinstance(tokens, Int[Tensor, "R T"]) and len(tokens) > 0
-        require(matrix, "tokens", tokens, "a matrix of ids", "make it with pack")
+        matrix = isinstance(tokens, Integer[Tensor, "R T"])
+        fine, need = matrix and tokens.numel() > 0, "a matrix of ids"
+        require(fine, "tokens", tokens, need, "make it with pack")
+        T = tokens.shape[1]
+        require(T > 1, "T", T, "at least 2", "a row of one token predicts nothing")
         require(is_count(B), "B", B, "at least 1", "give a positive int")
         require(is_count(seed + 1), "seed", seed, "an int of at least 0", "try 0")
 

@@ -17,6 +17,7 @@ because nearly all answers are given with confidence near one.
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -41,7 +42,7 @@ class Answer:
 
     Args:
         question: with the true answer.
-        text: what was said, without special tokens.
+        text: what was said, without the end-of-text token.
         confidence: the probability that the model gave to saying it.
     """
 
@@ -72,11 +73,20 @@ def ask(
         B: questions at a time.
 
     Raises:
-        ValueError: prompts too long for the context.
+        ValueError: prompts too long for the context, a B that is no count.
+
+    >>> from minillm.model import GPTConfig
+    >>> from minillm.world.questions import arithmetic_question
+    >>> model = GPT(GPTConfig(vocab_size=260, n_layer=1, n_head=2, n_embd=16))
+    >>> sums = [arithmetic_question(a, "+", a) for a in range(10)]
+    >>> accuracy(ask(model, Tokenizer(merges=()), sums, max_new_tokens=3))
+    0.0
     """
+    require_count(B=B)
     prompts = [[tokenizer.eot, *tokenizer.encode(q.prompt)] for q in questions]
     answers: dict[int, Answer] = {}
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    # The longest first: if one is too long, it is refused before the work is done.
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     for start in range(0, len(order), B):
         part = order[start : start + B]
         rows, stop = [prompts[i] for i in part], tokenizer.eot
@@ -95,6 +105,11 @@ def completion_logprobs(model: GPT, written: Generation) -> Float[Tensor, " B"]:
     """The log-probability of each completion given its prompt, from one more pass.
 
     Scored by the model's own distribution, whatever it was sampled with.
+
+    >>> from minillm.model import GPTConfig
+    >>> model = GPT(GPTConfig(vocab_size=64, n_layer=1, n_head=2, n_embd=16))
+    >>> completion_logprobs(model, generate(model, [[1, 2], [3]], 4)).shape
+    torch.Size([2])
     """
     logits = at_least_float32(model(written.tokens, written.mask))
     logprobs = token_logprobs(logits, written.tokens)
@@ -104,12 +119,22 @@ def completion_logprobs(model: GPT, written: Generation) -> Float[Tensor, " B"]:
 
 
 def accuracy(answers: Sequence[Answer]) -> float:
-    """The part of the answers that is right; not a number if there are none."""
+    """The part of the answers that is right; not a number if there are none.
+
+    >>> question = Question("Compute 1+2=", "3", "arithmetic")
+    >>> accuracy([Answer(question, "3.", 0.75), Answer(question, "4.", 0.25)])
+    0.5
+    """
     return fmean(a.right for a in answers) if answers else math.nan
 
 
 def confidence(answers: Sequence[Answer]) -> float:
-    """The mean confidence of the answers; not a number if there are none."""
+    """The mean confidence of the answers; not a number if there are none.
+
+    >>> question = Question("Compute 1+2=", "3", "arithmetic")
+    >>> confidence([Answer(question, "3.", 0.75), Answer(question, "4.", 0.25)])
+    0.5
+    """
     return fmean(a.confidence for a in answers) if answers else math.nan
 
 
@@ -121,22 +146,27 @@ def reliability(
     Args:
         confidences: in 0..1.
         right: whether each answer was right.
-        bins: how many; each holds equally many answers, but for rounding.
+        bins: how many at most; each holds equally many answers, but for rounding and
+            for answers of equal confidence, which are never parted. (In which order
+            would they be? By chance, those that are right might come first.)
 
     Raises:
-        ValueError: no answers, or lists of unequal lengths.
+        ValueError: no answers, lists of unequal lengths, confidences outside 0..1.
 
-    >>> reliability([0.9, 0.2, 0.8, 0.1], [True, False, False, False], bins=2)
-    [(0.15, 0.0, 2), (0.85, 0.5, 2)]
+    >>> reliability([1.0, 0.25, 0.5, 0.0], [True, False, False, False], bins=2)
+    [(0.125, 0.0, 2), (0.75, 0.5, 2)]
     """
     require_count(bins=bins)
-    n, m = len(confidences), len(right)
-    require(n == m > 0, "right", m, f"as many as confidences, {n}", "give both")
-    pairs = sorted(zip(confidences, right, strict=True), key=lambda pair: pair[0])
-    edges = [round(b * n / bins) for b in range(bins + 1)]
-    parts = [pairs[a:b] for a, b in pairwise(edges) if b > a]
+    n, m, need = len(confidences), len(right), "as many as confidences and at least one"
+    require(n == m > 0, "right", f"{m} for {n}", need, "give one for each answer")
+    inside, remedy = all(0 <= c <= 1 for c in confidences), "exponentiate logprobs"
+    require(inside, "confidences", confidences, "in 0..1", remedy)
+    pairs = sorted(zip(confidences, right, strict=True))
+    sure = [c for c, _ in pairs]
+    cuts = {bisect_left(sure, sure[b * n // bins]) for b in range(bins)}
+    parts = [pairs[a:b] for a, b in pairwise([*sorted(cuts), n])]
     return [
-        (round(fmean(c for c, _ in part), 12), fmean(r for _, r in part), len(part))
+        (fmean(c for c, _ in part), fmean(r for _, r in part), len(part))
         for part in parts
     ]
 
@@ -145,6 +175,9 @@ def calibration_error(
     confidences: Sequence[float], right: Sequence[bool], bins: int = 8
 ) -> float:
     """The expected calibration error: 0 if confidence says how often one is right.
+
+    In a finite sample chance alone makes it positive, the more so the smaller the bins:
+    by at most sqrt(accuracy (1 - accuracy) / n_b) a bin in the mean.
 
     >>> calibration_error([1.0, 1.0, 1.0, 1.0], [True, True, True, False])
     0.25

@@ -15,7 +15,15 @@ and each token belongs to one kind, so it splits in three:
 
 A single token may be below its floor by luck, and so may a kind, in a small sample. But
 loss and floor are luckily small on the same tokens, so their difference has a far
-smaller standard error than either.
+smaller standard error than either. It is a ratio of two sums, both of which are luck:
+with excess e_d and n_d tokens of document d, of D,
+
+.. math:: error = \frac{1}{N} \sqrt{\frac{D}{D - 1} \sum_d (e_d - n_d \cdot excess)^2}
+
+Long documents cost a bad model more, and shorten the mean no less; without n_d, the
+error would be many times too large.
+
+Source: Cochran, "Sampling Techniques" (1977), chapter 6, on ratio estimators.
 """
 
 import math
@@ -28,7 +36,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from minillm.data import Tokenizer
-from minillm.errors import require
+from minillm.errors import require, require_count
 from minillm.evaluation.perplexity import token_logprobs
 from minillm.model import GPT
 from minillm.model.layers import at_least_float32
@@ -52,7 +60,7 @@ def document_logprobs(
         B: documents at a time.
 
     Raises:
-        ValueError: a document longer than the context allows.
+        ValueError: a document longer than the context allows, a B that is no count.
 
     >>> from minillm.model import GPTConfig
     >>> model = GPT(GPTConfig(vocab_size=64, n_layer=1, n_head=2, n_embd=16, context=8))
@@ -62,17 +70,18 @@ def document_logprobs(
     longest, room = max(map(len, documents), default=0), model.config.context - 2
     remedy = "leave it out, or build the model with a larger context"
     require(longest <= room, "documents", longest, f"at most {room} tokens", remedy)
+    require_count(B=B)
     order = sorted(range(len(documents)), key=lambda i: len(documents[i]))
     found: dict[int, Tensor] = {}
-    was_training = model.training
+    device, was_training = model.embed_tokens.weight.device, model.training
     model.eval()
     try:
         for start in range(0, len(order), B):
             part = order[start : start + B]
             rows = [torch.tensor([eot, *documents[i], eot]) for i in part]
             # Padding on the right needs no mask: a causal model never looks there.
-            tokens = torch.nn.utils.rnn.pad_sequence(rows, True, eot)
-            logprobs = token_logprobs(at_least_float32(model(tokens)), tokens)
+            tokens = torch.nn.utils.rnn.pad_sequence(rows, True, eot).to(device)
+            logprobs = token_logprobs(at_least_float32(model(tokens)), tokens).cpu()
             for i, row, scored in zip(part, rows, logprobs, strict=True):
                 found[i] = scored[: len(row) - 1]
     finally:
@@ -89,7 +98,7 @@ class Excess:
         loss: what the model paid.
         floor: what a reader pays who knows the world.
         parts: the excess by kind; they add up to ``loss - floor``.
-        error: standard error of the excess.
+        error: standard error of the excess; not a number for a single document.
     """
 
     n_tokens: int
@@ -117,6 +126,14 @@ class KnownText:
         documents: from a ``World``.
         accounts: kind and nats of each document's tokens.
         eot: the end-of-text token.
+
+    >>> from minillm.model import GPTConfig
+    >>> from minillm.world import World
+    >>> bytes_only = Tokenizer(merges=())
+    >>> known = KnownText.of([World().document(0)], bytes_only)
+    >>> model = GPT(GPTConfig(bytes_only.vocab_size, 1, 2, n_embd=16, context=128))
+    >>> round(known.excess(model).loss, 1)  # knows nothing: ln 260
+    5.6
     """
 
     documents: list[Document]
@@ -125,7 +142,11 @@ class KnownText:
 
     @classmethod
     def of(cls, documents: Sequence[Document], tokenizer: Tokenizer) -> "KnownText":
-        """Count the nats of each token, exactly."""
+        """Count the nats of each token, exactly.
+
+        Raises:
+            ValueError: tokens that cross from one choice into the next.
+        """
         exact = ExactTokenNats(tokenizer.encode)
         documents = list(documents)
         return cls(documents, [exact(d) for d in documents], tokenizer.eot)
@@ -157,12 +178,10 @@ def excess(
     >>> told.n_tokens, told.floor * 3, told.parts["remembered"] * 3
     (3, 0.5, 3.0)
     """
-    lengths = [
-        (len(a) + 1, len(row)) for a, row in zip(accounts, logprobs, strict=True)
-    ]
-    fits = bool(lengths) and all(n == m for n, m in lengths)
+    lengths, scored = [len(a) + 1 for a in accounts], [len(row) for row in logprobs]
+    need = "for each document as many as its tokens and one more"
     remedy = "score the documents that were counted, each with its end"
-    require(fits, "logprobs", lengths[:3], "one for each token and the end", remedy)
+    require(lengths == scored != [], "logprobs", scored[:9], need, remedy)
     parts, floor, each = defaultdict(float), 0.0, []
     for account, row in zip(accounts, logprobs, strict=True):
         paid = (-row.double()).tolist()
@@ -172,8 +191,15 @@ def excess(
             parts[kind] += nats - price
         floor += math.fsum(worth)
         each.append(math.fsum(paid) - math.fsum(worth))
-    N = sum(n for n, _ in lengths)
-    spread = torch.tensor(each).std(correction=min(1, len(each) - 1)).item()
-    error = spread * math.sqrt(len(each)) / N
+    N, total = sum(lengths), math.fsum(each)
     split = {kind: parts[kind] / N for kind in KINDS}
-    return Excess(N, (sum(each) + floor) / N, floor / N, split, error)
+    error = _standard_error(each, lengths)
+    return Excess(N, (total + floor) / N, floor / N, split, error)
+
+
+def _standard_error(each: Sequence[float], lengths: Sequence[int]) -> float:
+    """Of the ratio of their sums; see the head of this module."""
+    D, N, ratio = len(each), sum(lengths), math.fsum(each) / sum(lengths)
+    rest = (e - n * ratio for e, n in zip(each, lengths, strict=True))
+    squares = math.fsum(r * r for r in rest)
+    return math.sqrt(D / (D - 1) * squares) / N if D > 1 else math.nan

@@ -4,11 +4,16 @@ A result that took minutes is kept in a file, and the file must say whether it s
 speaks of the code as it is. So it carries a hash of every module of ``minillm`` that
 the recipe imports, directly or through others. Comments, docstrings and blank lines are
 left out, as they change nothing; everything else changes the key.
+
+The key is the same on every system and every Python. So modules go by the names that
+their folders list (a Mac or Windows says that ``model/GPT.py`` exists), and source is
+taken line by line, as written: trees and tokens differ from one Python to the next.
 """
 
 import ast
 import hashlib
 import io
+import os
 import tokenize
 from pathlib import Path
 
@@ -20,10 +25,16 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def code_key(path: str | Path) -> str:
-    """Twelve hexadecimal digits for a recipe, all behind it, and torch's version."""
+    """Twelve hexadecimal digits for a recipe, all behind it, and torch's version.
+
+    >>> len(code_key(PACKAGE / "files.py"))
+    12
+    """
     digest = hashlib.sha256(torch.__version__.split("+")[0].encode())
-    for module in sorted(modules_behind(path)):
-        name = module.name if module == Path(path) else module.relative_to(PACKAGE)
+    recipe = Path(path).resolve()
+    behind = modules_behind(recipe) - {recipe}
+    named = {module.relative_to(PACKAGE).as_posix(): module for module in behind}
+    for name, module in sorted((named | {"": recipe}).items()):
         digest.update(f"\0{name}\0{bare(module.read_text(encoding='utf-8'))}".encode())
     return digest.hexdigest()[:12]
 
@@ -45,7 +56,11 @@ def modules_behind(path: str | Path) -> set[Path]:
 
 
 def imported(source: str) -> list[Path]:
-    """Files of the package that a module's import statements reach, anywhere in it."""
+    """Files of the package that a module's import statements reach, anywhere in it.
+
+    >>> sorted(path.name for path in imported("from minillm.files import atomic_write"))
+    ['__init__.py', 'files.py']
+    """
     names: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -55,9 +70,13 @@ def imported(source: str) -> list[Path]:
     ours = (name.split(".") for name in names)
     # Importing a.b.c runs a and a.b, too.
     parts = {tuple(p[1:n]) for p in ours if p[0] == "minillm" for n in range(1, 9)}
-    places = [PACKAGE.joinpath(*part) for part in parts]
-    files = [place.with_suffix(".py") for place in places if place != PACKAGE]
-    return [f for f in (*files, *(p / "__init__.py" for p in places)) if f.is_file()]
+    files = {PACKAGE.joinpath(*part, "__init__.py") for part in parts}
+    files |= {PACKAGE.joinpath(*part[:-1], f"{part[-1]}.py") for part in parts if part}
+    return [file for file in files if file.name in _listed(file.parent)]
+
+
+def _listed(folder: Path) -> list[str]:
+    return os.listdir(folder) if folder.is_dir() else []
 
 
 def bare(source: str) -> str:
@@ -66,11 +85,12 @@ def bare(source: str) -> str:
     >>> bare('def f(x):\n    "Docstring."\n\n    return x  # why\n')
     'def f(x):\n    return x'
     """
-    lines = source.splitlines()
+    lines, silent = source.split("\n"), docstring_lines(source)
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        row, column = token.start
         if token.type == tokenize.COMMENT:
-            row, column = token.start
-            lines[row - 1] = lines[row - 1][:column]
-    silent = docstring_lines(source)
-    kept = (line.rstrip() for n, line in enumerate(lines, 1) if n not in silent)
-    return "\n".join(line for line in kept if line)
+            lines[row - 1] = lines[row - 1][:column].rstrip()
+        if token.type == tokenize.NL and not lines[row - 1].strip():
+            silent.add(row)  # a blank line within a string has no such token
+    kept = [line for row, line in enumerate(lines, 1) if row not in silent]
+    return "\n".join(kept).rstrip()

@@ -8,7 +8,7 @@ made it. If the code has changed since, the study is stale, and says so.
 
     python studies/01_optimizers.py             run it, or go on with it
     python -m minillm.school.studies            which results are stale?
-    python course.py test --studies             run all that are
+    python -m minillm.school.studies --run      run all that are
 """
 
 import json
@@ -25,7 +25,7 @@ from statistics import fmean, stdev
 import torch
 from tqdm.auto import tqdm
 
-from minillm.errors import require
+from minillm.errors import require, require_file
 from minillm.files import atomic_write
 from minillm.school.code_key import code_key
 from minillm.school.machine import processor_name
@@ -43,6 +43,11 @@ class Study:
         settings: of each arm.
         machine: on which it ran.
         key: of the code that made it.
+
+    >>> runs = [{"arm": "large", "seed": seed, "loss": 1.0 + seed} for seed in range(3)]
+    >>> study = Study("Is it good?", runs, {"large": {"C": 64}}, "a laptop", "a key")
+    >>> study.mean("large", "loss"), study.spread("large", "loss")
+    (2.0, 1.0)
     """
 
     question: str
@@ -90,16 +95,17 @@ def run_study(
         run: (seed, **settings) -> what it measured, as plain numbers and lists.
 
     Raises:
-        ValueError: fewer than three different seeds.
+        ValueError: no arms, fewer than three different seeds.
     """
+    require(len(arms) > 0, "arms", arms, "at least one", "name what is compared")
     remedy = "a difference between two arms needs a spread to be compared with"
     require(len(set(seeds)) >= 3, "seeds", seeds, "at least three", remedy)
     file, key = Path(file).resolve(), code_key(Path(file).resolve())
     torch.set_num_threads(1)  # processor time of one thread is what is compared
     head = {"question": question, "settings": dict(arms), "key": key}
     partial = result_file(file).with_suffix(".partial.json")
-    runs = _begun(partial, head)
     todo = [(arm, seed) for seed in seeds for arm in arms]
+    runs = [r for r in _begun(partial, head) if (r["arm"], r["seed"]) in todo]
     for arm, seed in tqdm(todo, unit="run"):
         if not any((r["arm"], r["seed"]) == (arm, seed) for r in runs):
             start = time.process_time()
@@ -118,16 +124,26 @@ def load_study(file: str | Path) -> Study:
     Raises:
         FileNotFoundError: it has not been run.
     """
-    return Study(**json.loads(result_file(file).read_text(encoding="utf-8")))
+    path = result_file(file)
+    require_file(path, f"run `python studies/{path.stem}.py` first")
+    return Study(**json.loads(path.read_text(encoding="utf-8")))
 
 
 def result_file(file: str | Path) -> Path:
-    """Where the results of a study lie."""
+    """Where the results of a study lie.
+
+    >>> result_file("studies/01_optimizers.py") == result_file("01_optimizers")
+    True
+    """
     return STUDIES / "results" / f"{Path(file).stem}.json"
 
 
-def is_stale(file: Path) -> bool:
-    """Whether the code behind a study has changed since it was run, or it never was."""
+def is_stale(file: str | Path) -> bool:
+    """Whether the code behind a study has changed since it was run, or it never was.
+
+    Args:
+        file: the study itself, for its code is read.
+    """
     kept = result_file(file)
     return not kept.is_file() or load_study(file).key != code_key(file)
 
@@ -140,12 +156,12 @@ def machine() -> str:
 
 def _begun(partial: Path, head: dict) -> list[dict]:
     """Runs of an interrupted study, if its code and settings are still the same."""
+    wanted = json.loads(json.dumps(head))
     try:
         kept = json.loads(partial.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return kept["runs"] if all(kept[n] == wanted[n] for n in wanted) else []
+    except (OSError, ValueError, LookupError, TypeError):  # there is none, or damaged
         return []
-    same = all(kept.get(name) == json.loads(json.dumps(head[name])) for name in head)
-    return kept["runs"] if same else []
 
 
 def _write(path: Path, content: dict) -> None:
@@ -156,8 +172,9 @@ def _write(path: Path, content: dict) -> None:
 def main(run_stale: bool = False) -> None:
     """Say which studies are stale; run them if asked to."""
     for file in sorted(STUDIES.glob("[0-9]*.py")):
-        stale = is_stale(file)
-        state = "stale: the code has changed since" if stale else "as the code is"
+        stale, known = is_stale(file), result_file(file).is_file()
+        changed = "stale: the code has changed since" if known else "never run"
+        state = changed if stale else "as the code is"
         print(f"studies/{file.name}: {state}", flush=True)
         if stale and run_stale:
             runpy.run_path(str(file), run_name="__main__")

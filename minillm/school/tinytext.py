@@ -21,7 +21,7 @@ from minillm.world import World, WorldConfig
 LEARN_FROM = 20_000  # documents are enough for the tokenizer, which knows them all then
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TinyText:
     """A world, its tokenizer, rows to train on and known text to be measured with.
 
