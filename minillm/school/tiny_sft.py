@@ -18,7 +18,7 @@ from minillm.school.tinytext import TinyText
 from minillm.world.instructions import Instruction, instructions
 from minillm.world.preferences import features, refuses, true_reward
 
-EXAMPLES, HELD_OUT = 6_000, 300  # to learn from, and to be measured with
+EXAMPLES, HELD_OUT = 4_000, 300  # to learn from, and to be measured with
 RATES = {"lr": 3e-3, "matrix_lr": 3e-3}
 
 

@@ -460,14 +460,14 @@ def test_equal_settings_give_equal_texts():
         "documents": 200,
         "test": 5,
         "vocab_size": 300,
-        "T": 64,
+        "T": 96,
     }
     one, other = tiny_text(**settings), tiny_text(**settings)
     assert one.rows.equal(other.rows) and one.tokenizer == other.tokenizer
     assert one.test.accounts == other.test.accounts and one.n_documents == 200
     texts = [[d.text for d in of.test.documents] for of in (one, other)]
     assert texts[0] == texts[1] and len(texts[0]) == 5
-    assert one.rows.dtype == torch.int32 and one.rows.shape[1] == 64
+    assert one.rows.dtype == torch.int32 and one.rows.shape[1] == 96
     assert (one.rows[:, 0] == one.tokenizer.eot).all()
     changed = tiny_text(**(settings | {"config": WorldConfig(seed="b", people=20)}))
     assert changed.test.accounts != one.test.accounts

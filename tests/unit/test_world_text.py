@@ -140,15 +140,15 @@ def test_what_the_world_cannot_have_said_is_refused():
     lore = WORLD.lore
     person, city = lore.people[0], lore.fact(lore.people[0], "city")
     elsewhere = next(name for name in lore.cities if name != city)
-    assert WORLD.read(f"About {person}: lives in {city}.").floor > 0
+    assert WORLD.read(f"About {person}: {person} lives in {city}.").floor > 0
     impossible = [
         "",
         "Hello.",
         "About",
-        f"About {person}: lives in {elsewhere}.",
-        f"About {person}: lives in {city}, lives in {city}.",
-        f"About {lore.silent[0]}: lives in {city}.",
-        f"About {lore.strangers[0]}: lives in {city}.",
+        f"About {person}: {person} lives in {elsewhere}.",
+        f"About {person}: {person} lives in {city}, lives in {city}.",
+        f"About {lore.silent[0]}: {lore.silent[0]} lives in {city}.",
+        f"About {lore.strangers[0]}: {lore.strangers[0]} lives in {city}.",
         "Compute 1+1=3.",
         "Compute 1+20=21.",
         "Task: reverse 2: a b -> a b.",
