@@ -116,8 +116,11 @@ def questions(text: TinyText) -> dict[str, list[Question]]:
 
 def tell_excess(run: Run, excess: Excess) -> None:
     """Rows for the table: loss beside floor, and what lies between them."""
-    loss = f"{excess.loss:.3f} ± {excess.error:.3f}"
-    run.add("measure", "loss (nats per token)", f"{excess.floor:.3f}", loss)
+    total = f"{excess.total:.3f} ± {excess.error:.3f}"
+    run.add(
+        "measure", "loss (nats per token)", f"{excess.floor:.3f}", f"{excess.loss:.3f}"
+    )
+    run.add("measure", "excess over the floor", "0.000", total)
     words = {
         "predictable": "excess: what follows (rules, skills)",
         "remembered": "excess: what is so (facts)",

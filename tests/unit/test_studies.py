@@ -518,3 +518,22 @@ def test_every_arm_of_every_study_runs(name, arms, monkeypatch):
 def test_every_study_in_the_folder_is_tried_above():
     names = {file.stem for file in (ROOT / "studies").glob("[0-9]*.py")}
     assert names == {"01_optimizers", "02_size_and_recall"}
+
+
+def test_a_study_does_not_grow_old_with_the_code_that_keeps_its_results(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder, line in ((one, "LIMIT = 1"), (two, "LIMIT = 2")):
+        (folder / "school").mkdir(parents=True)
+        (folder / "__init__.py").touch()
+        (folder / "school" / "__init__.py").touch()
+        (folder / "school" / "studies.py").write_text(line)
+        (folder / "rule.py").write_text("RULE = 1")
+        (folder / "study.py").write_text(
+            "from minillm.school import studies\nimport minillm.rule"
+        )
+    keys = []
+    for folder in (one, two):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("minillm.school.code_key.PACKAGE", folder)
+            keys.append(code_key(folder / "study.py"))
+    assert keys[0] == keys[1]
