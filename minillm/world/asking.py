@@ -1,7 +1,7 @@
 """What users ask for, in their own words.
 
 Documents say "Question: where does Mira Tolan live?\nAnswer:" and "Compute 17+15="; a
-user says "what is 17 plus 15?". To bring what was learned in one form into the other is
+user says "Please tell me: what is 17+15?". To bring what was learned in one form into the other is
 what fine-tuning on instructions is for. Six topics, drawn from ``MIXTURE``: facts of
 people and of cities, two facts that make a chain, arithmetic, tasks, and questions
 about strangers, to whom everything that could be said is made up.
@@ -28,12 +28,13 @@ from minillm.world.telling import TWO_HOP
 
 FORMS = ("{}", "Please tell me: {}", "I would like to know {}")
 TASK_FORMS = {
-    "copy": "what is a copy of {}?",
-    "reverse": "what is {} backwards?",
-    "last": "what is the last of {}?",
-    "upper": "what is {} in capitals?",
-    "sort": "what is {} in order?",
+    "copy": "copy these {}: {}",
+    "reverse": "reverse these {}: {}",
+    "last": "give the last of these {}: {}",
+    "upper": "write these {} in capitals: {}",
+    "sort": "sort these {}: {}",
 }
+WISHES = ("{}", "Please {}", "I would like you to {}")  # the forms of tasks
 
 Dice = Callable[[], float]
 _Drawn = tuple[Question, str, Menu]  # a question, words for it, other answers
@@ -63,11 +64,12 @@ def ask(lore: Lore, dice: Dice) -> Asked:
     >>> from minillm.world import World
     >>> asked = ask(World().lore, Random("doctest").random)
     >>> asked.topic, asked.prompt, asked.question.answer
-    ('task', 'Please tell me: what is t f m backwards?', 'm f t')
+    ('task', 'Please reverse these 3: t f m', 'm f t')
     """
     topic = MIXTURE.draw(dice())
     question, words, others = MIXTURE.values[topic](lore, dice)
-    prompt = one_of(FORMS, dice).format(words)
+    forms = WISHES if question.kind == "task" else FORMS
+    prompt = one_of(forms, dice).format(words)
     return Asked(question, prompt, others, MIXTURE.texts[topic])
 
 
@@ -113,16 +115,18 @@ def _arithmetic(lore: Lore, dice: Dice) -> _Drawn:
     sign = one_of("+-", dice)
     if sign == "-":
         a, b = max(a, b), min(a, b)
-    words = f"what is {a} {'plus' if sign == '+' else 'minus'} {b}?"
+    words = f"what is {a}{sign}{b}?"
     others = menu(*(f"{n}" for n in range(2 * largest + 1)))
     return arithmetic_question(a, sign, b), words, others
 
 
 def _task(lore: Lore, dice: Dice) -> _Drawn:
-    """Two to four items, as in documents; what the other tasks would make of them."""
-    name = one_of(tuple(TASK_FORMS), dice)
-    items = [one_of(TASKS[name], dice) for _ in range(2 + int(dice() * 3))]
-    words = TASK_FORMS[name].format(" ".join(items))
+    """Two to four different items, as in documents, and what else could be answered."""
+    name, n = one_of(tuple(TASK_FORMS), dice), 2 + int(dice() * 3)
+    items: list[str] = []
+    while len(items) < n:
+        items.append(one_of([x for x in TASKS[name] if x not in items], dice))
+    words = TASK_FORMS[name].format(n, " ".join(items))
     others = Menu(tuple({transform(other, items): None for other in TASK_FORMS}))
     return task_question(name, items), words, others
 

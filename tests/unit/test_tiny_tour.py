@@ -74,7 +74,7 @@ def test_both_models_of_a_tour_load_and_answer(done):
     for folder in (done.folder, done.folder / "sft"):
         model = load_model(folder / "checkpoint.safetensors")
         tokenizer = Tokenizer.load(folder / "tokenizer.json")
-        assert len(respond(model, tokenizer, ["what is 1 plus 1?"], 4)) == 1
+        assert len(respond(model, tokenizer, ["what is 1+1?"], 4)) == 1
 
 
 def test_a_tour_that_was_stopped_during_fine_tuning_goes_on_there(
