@@ -47,7 +47,7 @@ def modules_behind(path: str | Path) -> set[Path]:
     """The recipe and every module of the package that it imports, however indirectly.
 
     >>> sorted(path.name for path in modules_behind(PACKAGE / "files.py"))
-    ['__init__.py', 'errors.py', 'files.py']
+    ['errors.py', 'files.py']
     """
     found: set[Path] = set()
     left = [Path(path)]
@@ -62,21 +62,56 @@ def modules_behind(path: str | Path) -> set[Path]:
 def imported(source: str) -> list[Path]:
     """Files of the package that a module's import statements reach, anywhere in it.
 
+    A room's ``__init__`` passes names on: ``from minillm.training import Trainer``
+    needs the module that Trainer stands in, not all that the room offers. So a room may
+    offer more without making results old.
+
     >>> sorted(path.name for path in imported("from minillm.files import atomic_write"))
-    ['__init__.py', 'files.py']
+    ['files.py']
+    >>> [path.name for path in imported("from minillm.training import Trainer")]
+    ['trainer.py']
     """
-    names: set[str] = set()
+    found: set[Path] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
+            for alias in node.names:
+                found |= _on_the_way_to(alias.name)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names |= {node.module} | {f"{node.module}.{a.name}" for a in node.names}
-    ours = (name.split(".") for name in names)
-    # Importing a.b.c runs a and a.b, too.
-    parts = {tuple(p[1:n]) for p in ours if p[0] == "minillm" for n in range(1, 9)}
-    files = {PACKAGE.joinpath(*part, "__init__.py") for part in parts}
-    files |= {PACKAGE.joinpath(*part[:-1], f"{part[-1]}.py") for part in parts if part}
-    return [file for file in files if file.name in _listed(file.parent)]
+            for alias in node.names:
+                found |= _source_of(node.module, alias.name)
+    return sorted(found)
+
+
+def _on_the_way_to(module: str) -> set[Path]:
+    """What ``import a.b.c`` runs: a, a.b and a.b.c."""
+    parts = module.split(".")
+    files = (_file_of(".".join(parts[:n])) for n in range(1, len(parts) + 1))
+    return {file for file in files if file}
+
+
+def _source_of(module: str, name: str) -> set[Path]:
+    """Where ``from module import name`` takes it from, past rooms that pass it on."""
+    submodule, file = _file_of(f"{module}.{name}"), _file_of(module)
+    if submodule or not file:
+        return {submodule} if submodule else set()
+    if file.name == "__init__.py":
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ImportFrom) and node.module:
+                for alias in node.names:
+                    if name == (alias.asname or alias.name):
+                        return _source_of(node.module, alias.name)
+    return {file}
+
+
+def _file_of(module: str) -> Path | None:
+    """The file of a module of ours, by its full name; None if there is no such file."""
+    top, *parts = module.split(".")
+    if top != "minillm":
+        return None
+    files = [PACKAGE.joinpath(*parts, "__init__.py")]
+    if parts:
+        files.append(PACKAGE.joinpath(*parts[:-1], f"{parts[-1]}.py"))
+    return next((file for file in files if file.name in _listed(file.parent)), None)
 
 
 def _listed(folder: Path) -> list[str]:

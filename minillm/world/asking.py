@@ -1,10 +1,10 @@
 """What users ask for, in their own words.
 
-Documents say "Question: where does Mira Tolan live?\nAnswer:" and "Compute 17+15="; a
-user says "Please tell me: what is 17+15?". To bring what was learned in one form into the other is
-what fine-tuning on instructions is for. Six topics, drawn from ``MIXTURE``: facts of
-people and of cities, two facts that make a chain, arithmetic, tasks, and questions
-about strangers, to whom everything that could be said is made up.
+Documents say "Question: where does Mira Tolan live? Answer:" and "Compute 17+15="; a
+user says "Please tell me: what is 17+15?". To bring what was learned in one form into
+the other is what fine-tuning on instructions is for. Six topics, drawn from
+``MIXTURE``: facts of people and of cities, two facts that make a chain, arithmetic,
+tasks, and questions about strangers, to whom everything that could be said is made up.
 
 People are drawn as often as documents mention them. Silent people, who exist but are
 never mentioned, are asked about nowhere here: they are for evaluation alone.

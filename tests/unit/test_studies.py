@@ -142,8 +142,8 @@ def test_the_modules_behind_a_recipe_are_found_through_others(package):
     recipe = package.parent / "01_recipe.py"
     names = {p.relative_to(package.parent).as_posix() for p in modules_behind(recipe)}
     room, other = "minillm/room/", "minillm/other/"
-    expected = {f"{room}__init__.py", f"{room}a.py", f"{other}__init__.py"}
-    expected |= {f"{other}b.py", "minillm/__init__.py", "01_recipe.py"}
+    expected = {f"{room}a.py", f"{other}b.py", "01_recipe.py"}
+    expected |= {f"{room}__init__.py", "minillm/__init__.py"}  # b imports plainly
     assert names == expected
 
 
@@ -154,6 +154,7 @@ def test_the_modules_behind_a_recipe_are_found_through_others(package):
         ("other/b.py", "import minillm.room.a\nx = 2\n", True),  # seen only through a
         ("other/b.py", '"""New."""\nimport minillm.room.a\n\nx = 1  # why\n', False),
         ("room/__init__.py", "import os\n", True),
+        ("other/__init__.py", "from minillm.room.c import y\n", False),
         ("room/c.py", "y = 2\n", False),
         ("room/d.py", "z = 1\n", False),
         ("../01_recipe.py", "from minillm.room.a import f\nf()\n", True),
@@ -223,11 +224,52 @@ def test_the_key_does_not_depend_on_where_the_checkout_lies(
 def test_a_class_is_not_taken_for_a_module_where_file_names_ignore_case(
     package, monkeypatch
 ):
-    expected = imported("from minillm.room import a")
+    expected = [package / "room/__init__.py", package / "room/a.py"]
     monkeypatch.setattr(
         Path, "is_file", lambda path: True
     )  # as a Mac would say of A.py
-    assert set(imported("from minillm.room import a, A, C")) == set(expected)
+    assert imported("from minillm.room import a, A, C") == expected
+
+
+@pytest.mark.parametrize(
+    ("init", "names"),
+    [
+        ("from minillm.room.c import y\n", ["room/c.py"]),
+        ("from minillm.room.a import f\nfrom minillm.room.c import y\n", ["room/c.py"]),
+        ("from minillm.room.c import z as y\n", ["room/c.py"]),
+        ("from minillm.other import y\n", ["other/__init__.py"]),  # passed on twice
+        ("y = 1\n", ["room/__init__.py"]),
+        ("from minillm.room.c import *\n", ["room/__init__.py"]),
+    ],
+)
+def test_a_name_that_a_room_passes_on_leads_to_the_module_it_stands_in(
+    package, init, names
+):
+    (package / "other/__init__.py").write_text("y = 1\n")
+    (package / "room/__init__.py").write_text(init)
+    found = imported("from minillm.room import y")
+    assert found == [package / name for name in names]
+
+
+def test_what_a_room_passes_on_counts_and_what_else_it_offers_does_not(package):
+    recipe, init = package.parent / "01_recipe.py", package / "other/__init__.py"
+    (package / "room/a.py").write_text("")
+    (package / "other/b.py").write_text("x = 1\n")
+    recipe.write_text("from minillm.other import x\n")
+    init.write_text("from minillm.other.b import x\n")
+    before = code_key(recipe)
+    init.write_text("from minillm.other.b import x\nfrom minillm.room.c import y\n")
+    assert code_key(recipe) == before
+    (package / "other/b.py").write_text("x = 2\n")
+    assert code_key(recipe) != before
+
+
+def test_rooms_do_nothing_but_pass_names_on():
+    # code_key looks through them, so that nothing may happen in them.
+    for file in (ROOT / "minillm").rglob("__init__.py"):
+        _, *rest = ast.parse(file.read_text(encoding="utf-8")).body
+        quiet = (ast.Import, ast.ImportFrom, ast.Assign, ast.AugAssign)
+        assert all(isinstance(node, quiet) for node in rest), file
 
 
 def test_no_module_of_ours_imports_relatively_so_the_key_sees_them_all():
