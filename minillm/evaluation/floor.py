@@ -13,17 +13,15 @@ and each token belongs to one kind, so it splits in three:
     remembered     it is a fact of the world: what the model does not know
     irreducible    it is a free choice: what the model takes for likelier than it is
 
-A single token may be below its floor by luck, and so may a kind, in a small sample. But
-loss and floor are luckily small on the same tokens, so their difference has a far
-smaller standard error than either. It is a ratio of two sums, both of which are luck:
-with excess e_d and n_d tokens of document d, of D,
+A token, and in a small sample a kind, may be below its floor by luck. But loss and
+floor are lucky on the same tokens, so their difference has a far smaller standard error
+than either. It is a ratio of two sums, both of which are luck: with excess e_d and n_d
+tokens of document d, of D,
 
 .. math:: error = \frac{1}{N} \sqrt{\frac{D}{D - 1} \sum_d (e_d - n_d \cdot excess)^2}
 
-Long documents cost a bad model more, and shorten the mean no less; without n_d, the
-error would be many times too large.
-
-Source: Cochran, "Sampling Techniques" (1977), chapter 6, on ratio estimators.
+Long documents cost a bad model more, and shorten the mean no less; without n_d, it would
+be many times too large (Cochran 1977, "Sampling Techniques", chapter 6).
 """
 
 import math
