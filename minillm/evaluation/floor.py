@@ -20,7 +20,7 @@ tokens of document d, of D,
 
 .. math:: error = \frac{1}{N} \sqrt{\frac{D}{D - 1} \sum_d (e_d - n_d \cdot excess)^2}
 
-Long documents cost a bad model more, and shorten the mean no less; without n_d, it would
+Long documents cost a bad model more, and shorten the mean no less; without n_d it would
 be many times too large (Cochran 1977, "Sampling Techniques", chapter 6).
 """
 
