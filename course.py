@@ -24,7 +24,8 @@ USAGE = """usage: python course.py COMMAND [OPTIONS]
 
   run    the small model goes through the whole pipeline (OPTIONS of `minillm tour`)
   lab    open the notebooks in JupyterLab (OPTIONS of `jupyter lab`)
-  test   everything that CI runs: style, tests, doctests (OPTIONS of pytest)
+  test   everything that CI runs: style, tests, doctests (OPTIONS of pytest);
+         with --studies: run the studies again whose code has changed (an hour or two)
 
 The first call makes a virtual environment in .venv, beside this file, and installs the
 exact versions of constraints.txt. MINILLM_VENV=FOLDER puts it elsewhere; pip's own
@@ -611,8 +612,12 @@ def lab(options):
 
 
 def test(options):
-    """Everything that CI runs; a verdict in plain words at the end."""
+    """Everything that CI runs, or the studies; a verdict in plain words at the end."""
     python = prepare(all_extras())
+    studies = [python, "-m", "minillm.school.studies"]
+    if "--studies" in options:
+        keep_memory()
+        return call(studies + ["--run"], OMP_NUM_THREADS="1")
     steps = [
         ("style (ruff check)", ["ruff", "check", "."]),
         ("layout (ruff format)", ["ruff", "format", "--check", "."]),
@@ -624,6 +629,9 @@ def test(options):
         sys.stdout.flush()
         command = [python, "-m"] + module
         passed[name] = call(command, OMP_NUM_THREADS="1") == 0
+    print("\n--- studies whose results are older than the code")
+    sys.stdout.flush()
+    call(studies, OMP_NUM_THREADS="1")
     print("\n" + verdict(passed))
     if "-m" not in options:
         print("Left out: what only a release needs (python course.py test -m release).")

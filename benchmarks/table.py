@@ -48,6 +48,11 @@ def bpe_rows() -> list[tuple[str, str]]:
     return rows
 
 
+def world_row() -> tuple[str, str]:
+    told = f"{load('world')['median_s']:.1f} s, with the nats of each token"
+    return "a million tokens of TinyWorld", told
+
+
 def import_row() -> tuple[str, str]:
     wall = load("imports")["wall"]
     rooms = wall["all teaching rooms"]["over_torch_s"]
@@ -55,7 +60,8 @@ def import_row() -> tuple[str, str]:
 
 
 def table() -> str:
-    rows = [*training_rows(), generation_row(), *bpe_rows(), import_row()]
+    rows = [*training_rows(), generation_row(), *bpe_rows()]
+    rows += [world_row(), import_row()]
     lines = ["| what | measured |", "|---|---|"]
     return "\n".join(lines + [f"| {what} | {told} |" for what, told in rows])
 

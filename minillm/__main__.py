@@ -1,4 +1,4 @@
-"""The command line: ``minillm tour | train | generate | export | doctor``.
+"""The command line: ``minillm tour | train | generate | ask | export | doctor``.
 
 Heavy imports happen inside the commands, so that ``--help`` answers at once.
 """
@@ -38,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
     _add_tour(commands)
     _add_train(commands)
     _add_generate(commands)
+    _add_ask(commands)
     _add_export(commands)
     doctor = commands.add_parser("doctor", help="is everything ready? what is missing?")
     doctor.set_defaults(command=_doctor)
@@ -101,6 +102,14 @@ def _add_generate(commands) -> None:
     generate.set_defaults(command=_generate)
 
 
+def _add_ask(commands) -> None:
+    ask = commands.add_parser("ask", help="let a fine-tuned model respond")
+    ask.add_argument("run", help="folder of a run on TinyWorld, for instance runs/tour")
+    ask.add_argument("prompts", nargs="+", metavar="prompt", help="what a user says")
+    ask.add_argument("--tokens", type=int, default=40, help="at most so many new ones")
+    ask.set_defaults(command=_ask)
+
+
 def _add_export(commands) -> None:
     export = commands.add_parser("export", help="write a run as a Hugging Face Llama")
     export.add_argument("run", help="folder of a run, for instance runs/tour")
@@ -154,6 +163,21 @@ def _generate(options: argparse.Namespace) -> None:
     )
     new = [i for i in written.completions()[0] if i != tokenizer.eot]
     print(options.prompt + tokenizer.decode(new))
+
+
+def _ask(options: argparse.Namespace) -> None:
+    from minillm.errors import require
+    from minillm.finetuning import respond
+
+    folder = Path(options.run)
+    tuned = folder / "sft" if (folder / "sft").is_dir() else folder
+    chats = tuned.name == "sft"
+    remedy = "run the tour on TinyWorld first: python course.py run"
+    require(chats, "run", str(folder), "a run with a fine-tuned model", remedy)
+    model, tokenizer = _load_run(str(tuned))
+    said = respond(model, tokenizer, options.prompts, options.tokens)
+    for prompt, response in zip(options.prompts, said, strict=True):
+        print(f"{prompt}\n   {response}")
 
 
 def _export(options: argparse.Namespace) -> None:

@@ -23,6 +23,9 @@ from minillm.school.lines import docstring_lines
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
+# They keep results and decide none, so results do not grow old with them.
+KEEPERS = ("code_key", "findings", "lines", "machine", "studies")
+
 
 def code_key(path: str | Path) -> str:
     """Twelve hexadecimal digits for a recipe, all behind it, and torch's version.
@@ -32,7 +35,8 @@ def code_key(path: str | Path) -> str:
     """
     digest = hashlib.sha256(torch.__version__.split("+")[0].encode())
     recipe = Path(path).resolve()
-    behind = modules_behind(recipe) - {recipe}
+    keepers = {PACKAGE / "school" / f"{name}.py" for name in KEEPERS}
+    behind = modules_behind(recipe) - keepers - {recipe}
     named = {module.relative_to(PACKAGE).as_posix(): module for module in behind}
     for name, module in sorted((named | {"": recipe}).items()):
         digest.update(f"\0{name}\0{bare(module.read_text(encoding='utf-8'))}".encode())

@@ -4,13 +4,10 @@ Every sentence with a number is made from the run; whether the model beats a yar
 is computed before it is said.
 """
 
-import json
-import sys
 from pathlib import Path
 
-from minillm.files import atomic_write
 from minillm.model import GPT, count_parameters, flops_per_token
-from minillm.school import pictures, show
+from minillm.school import pictures
 from minillm.school.pipeline import HEADER, Run
 from minillm.school.report import Page
 from minillm.training import MetricsLog
@@ -78,14 +75,6 @@ def summary(
     )
 
 
-def picture_for_readme(run_folder: str, path: str) -> None:
-    """Draw the bits per byte of a finished run into a PNG file."""
-    state = json.loads(Path(run_folder, "run.json").read_text(encoding="utf-8"))
-    axes, _ = pictures.bits_picture(state["results"]["bits per byte"])
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(show.png(axes))
-
-
 def listed(names: list[str]) -> str:
     """Join names as a sentence does.
 
@@ -107,7 +96,3 @@ def machine_room(model: GPT, metrics: MetricsLog, T: int) -> str:
         f"{flops * tokens / seconds / 1e9:.0f} billion operations per second. "
         "Checkpoint, tokenizer and logs lie beside this page."
     )
-
-
-if __name__ == "__main__":
-    picture_for_readme(*sys.argv[1:3])

@@ -4,17 +4,20 @@ Every sentence with a number is made from the run; nothing is called good before
 compared.
 """
 
+import sys
 from pathlib import Path
 
 from minillm.evaluation.floor import Excess
+from minillm.files import atomic_write
 from minillm.model import GPT
-from minillm.school import pictures, tiny_pictures
+from minillm.school import pictures, show, tiny_pictures
 from minillm.school.pipeline import HEADER, Run
 from minillm.school.report import Page
 from minillm.school.text_report import machine_room
 from minillm.school.tiny_sft import Response
 from minillm.school.tinytext import TinyText
 from minillm.training import MetricsLog
+from minillm.training.metrics import read_metrics
 from minillm.world.recorder import Document
 
 ABOUT_FLOOR = (
@@ -135,3 +138,16 @@ def samples(responses: list[Response], each: int = 2) -> list[Response]:
     for response in responses:
         by_topic.setdefault(response.instruction.topic, []).append(response)
     return [r for topic in sorted(by_topic) for r in by_topic[topic][:each]]
+
+
+def picture_for_readme(run_folder: str, path: str) -> None:
+    """Draw which facts a finished run learned when into a PNG file."""
+    looks = MetricsLog(None)
+    looks.records += read_metrics(Path(run_folder, "looks.jsonl"))
+    axes, _ = tiny_pictures.recall_picture(looks)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(show.png(axes))
+
+
+if __name__ == "__main__":
+    picture_for_readme(*sys.argv[1:3])

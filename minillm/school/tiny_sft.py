@@ -96,4 +96,6 @@ def tell_responses(run: Run, responses: list[Response]) -> None:
     run.add("respond", "refused though there is an answer", "0%", f"{refused:.0%}")
     reward = fmean(r.reward for r in responses)
     run.add("respond", "true reward (mean)", f"{best:.2f}", f"{reward:.2f}")
-    run.results["responses"] = right | {"reward": reward, "refused": refused}
+    all_right = {"right": fmean(response.right for response in responses)}
+    judged = {"reward": reward, "refused wrongly": refused}
+    run.results["responses"] = right | all_right | judged

@@ -38,6 +38,14 @@ def test_the_readme_tells_the_committed_results():
     )
 
 
+def test_the_readme_quotes_the_studies_as_they_were_measured():
+    script = [sys.executable, str(ROOT / "studies" / "table.py")]
+    made = subprocess.run(script, capture_output=True, text=True, check=True)
+    assert section("studies") == made.stdout.strip(), (
+        "paste the output of `python studies/table.py`"
+    )
+
+
 @pytest.mark.parametrize(
     "path",
     sorted((ROOT / "benchmarks" / "results").glob("*.json")),

@@ -437,7 +437,7 @@ def outcome(course, monkeypatch, capsys, failing: str, options=()):
 
 def test_all_steps_run_even_if_the_first_fails(course, monkeypatch, capsys):
     status, words, commands = outcome(course, monkeypatch, capsys, failing="check")
-    assert status == 1 and len(commands) == 3
+    assert status == 1 and len(commands) == 4
     assert "Failed: style (ruff check); see above." in words
     assert "Passed: layout (ruff format), tests and doctests (pytest)." in words
 
@@ -452,9 +452,20 @@ def test_all_passed_is_said_and_options_reach_pytest(course, monkeypatch, capsys
         course, monkeypatch, capsys, "none", ["-k", "bpe"]
     )
     assert status == 0 and "Failed" not in words
-    command, settings = commands[-1]
+    command, settings = commands[2]
     assert command[-2:] == ["-k", "bpe"] and command[3:5] == ["-n", "2"]
     assert settings == {"OMP_NUM_THREADS": "1"}
+
+
+def test_stale_studies_are_named_and_fail_nothing(course, monkeypatch, capsys):
+    status, _, commands = outcome(course, monkeypatch, capsys, "minillm.school.studies")
+    assert status == 0
+    assert commands[-1][0] == ["python", "-m", "minillm.school.studies"]
+
+
+def test_studies_run_alone_when_they_are_asked_for(course, monkeypatch, capsys):
+    _, _, commands = outcome(course, monkeypatch, capsys, "none", ["--studies"])
+    assert [c[-1] for c, _ in commands] == ["--run"]
 
 
 def test_the_test_command_installs_every_extra(course):

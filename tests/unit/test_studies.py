@@ -459,7 +459,7 @@ def test_equal_settings_give_equal_texts():
         "config": SMALL,
         "documents": 200,
         "test": 5,
-        "vocab_size": 300,
+        "vocab_size": 600,
         "T": 96,
     }
     one, other = tiny_text(**settings), tiny_text(**settings)
@@ -474,7 +474,7 @@ def test_equal_settings_give_equal_texts():
 
 
 def test_the_first_row_is_the_first_documents_and_the_test_is_another_stream():
-    text = tiny_text(SMALL, documents=200, test=50, vocab_size=300)
+    text = tiny_text(SMALL, documents=200, test=50, vocab_size=600)
     first = list(text.world.documents(200))
     start = text.tokenizer.encode(first[0].text)
     assert text.rows[0, 1 : 1 + len(start)].tolist() == start
@@ -482,6 +482,11 @@ def test_the_first_row_is_the_first_documents_and_the_test_is_another_stream():
     assert text.test.documents != first[:50]
     for document, account in zip(text.test.documents, text.test.accounts, strict=True):
         assert [t.token for t in account] == text.tokenizer.encode(document.text)
+
+
+def test_rows_that_cannot_hold_the_documents_are_refused():
+    with pytest.raises(ValueError, match=r"T must be at least .*got 16"):
+        tiny_text(SMALL, documents=200, test=50, vocab_size=600, T=16)
 
 
 @pytest.mark.parametrize("counts", [{"documents": 0}, {"test": 0}, {"test": 1.5}])
@@ -498,7 +503,7 @@ def test_every_arm_of_every_study_runs(name, arms, monkeypatch):
     spec = importlib.util.spec_from_file_location("study", ROOT / f"studies/{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    small = tiny_text(SMALL, documents=300, test=5, vocab_size=300)
+    small = tiny_text(SMALL, documents=300, test=5, vocab_size=600)
     monkeypatch.setattr(module, "text", lambda: small)
     monkeypatch.setattr(module, "STEPS", 2)
     monkeypatch.setattr(module, "B", 2)
@@ -510,6 +515,26 @@ def test_every_arm_of_every_study_runs(name, arms, monkeypatch):
         assert len(numbers) >= 3 and all(map(math.isfinite, numbers))
 
 
-def test_every_study_in_the_folder_is_tried_above():
+def test_every_study_in_the_folder_is_tried():
+    # 03_tour: in test_tiny_tour.py
     names = {file.stem for file in (ROOT / "studies").glob("[0-9]*.py")}
-    assert names == {"01_optimizers", "02_size_and_recall"}
+    assert names == {"01_optimizers", "02_size_and_recall", "03_tour"}
+
+
+def test_a_study_does_not_grow_old_with_the_code_that_keeps_its_results(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder, line in ((one, "LIMIT = 1"), (two, "LIMIT = 2")):
+        (folder / "school").mkdir(parents=True)
+        (folder / "__init__.py").touch()
+        (folder / "school" / "__init__.py").touch()
+        (folder / "school" / "studies.py").write_text(line)
+        (folder / "rule.py").write_text("RULE = 1")
+        (folder / "study.py").write_text(
+            "from minillm.school import studies\nimport minillm.rule"
+        )
+    keys = []
+    for folder in (one, two):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("minillm.school.code_key.PACKAGE", folder)
+            keys.append(code_key(folder / "study.py"))
+    assert keys[0] == keys[1]

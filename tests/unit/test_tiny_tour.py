@@ -1,9 +1,11 @@
 """The main job on TinyWorld: truth beside measurement, in the table and on the page."""
 
+import importlib.util
 import json
 import re
 import signal
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -53,7 +55,7 @@ def test_the_tour_on_tinyworld_states_truth_beside_measurement_for_each_stage(do
     }
     floor = float(rows["world", "floor (nats per token)"][0])
     truth, measured = rows["measure", "loss (nats per token)"]
-    assert floor == float(truth) < float(measured.split()[0])
+    assert floor == float(truth) < float(measured)
     for stage, metric in rows:
         if stage in ("measure", "respond"):
             assert rows[stage, metric][0], f"{metric} has no truth beside it"
@@ -168,3 +170,15 @@ def test_labels_of_lines_that_end_close_together_are_moved_apart():
 def test_a_vocabulary_so_small_that_documents_outgrow_the_context_is_refused():
     with pytest.raises(ValueError, match=r"T must be at least \d+.*more tokens"):
         tiny_text(documents=300, test=200, vocab_size=300)
+
+
+def test_the_study_of_the_tour_measures_what_its_table_does(few, monkeypatch):
+    path = Path(__file__).parents[2] / "studies" / "03_tour.py"
+    spec = importlib.util.spec_from_file_location("study", path)
+    study = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(study)
+    known = tiny_text(documents=1000, test=20)
+    monkeypatch.setattr(study, "text", lambda: known)
+    measured = json.loads(json.dumps(study.run(0, steps=2)))
+    assert {"excess", "recall", "confidence", "responses"} <= set(measured)
+    assert measured["tokens"] == 2 * 16 * 127
