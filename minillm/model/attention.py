@@ -86,6 +86,7 @@ class KVCache:
     """
 
     def __init__(self, config: GPTConfig, B: int, T: int, like: Tensor):
+        config.require_causal()  # else new tokens would change what was kept
         shape = (2, config.n_layer, B, config.n_kv_head, T, config.head_dim)
         self.kv = like.new_zeros(shape)
         self.length = 0  # tokens that all layers have seen
@@ -108,7 +109,11 @@ class KVCache:
 
 
 def attention_mask(
-    mask: Bool[Tensor, "B S"] | None, T: int, S: int, device: torch.device
+    mask: Bool[Tensor, "B S"] | None,
+    T: int,
+    S: int,
+    device: torch.device,
+    causal: bool = True,
 ) -> Bool[Tensor, "B|1 1 T S"]:
     """Who may look at whom: the last T of S tokens at real tokens not after themselves.
 
@@ -117,17 +122,20 @@ def attention_mask(
 
     Args:
         mask: True at real tokens; ``None`` if all are.
+        causal: False drops "not after themselves".
 
     >>> attention_mask(torch.tensor([[False, True, True]]), 3, 3, "cpu").int()[0, 0]
     tensor([[1, 0, 0],
             [0, 1, 0],
             [0, 1, 1]], dtype=torch.int32)
     """
-    causal = torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
+    seen = torch.ones(T, S, dtype=torch.bool, device=device)
+    if causal:
+        seen = seen.tril(S - T)
     if mask is None:
-        return causal[None, None]
+        return seen[None, None]
     itself = torch.eye(S, dtype=torch.bool, device=device)[S - T :]
-    return ((causal & mask[:, None, :]) | itself)[:, None]
+    return ((seen & mask[:, None, :]) | itself)[:, None]
 
 
 def positions(mask: Bool[Tensor, "B S"]) -> Int[Tensor, "B S"]:
@@ -140,7 +148,7 @@ def positions(mask: Bool[Tensor, "B S"]) -> Int[Tensor, "B S"]:
 
 
 class Attention(nn.Module):
-    """Causal self-attention with RoPE and grouped key-value heads."""
+    """Self-attention with RoPE and grouped key-value heads."""
 
     def __init__(self, config: GPTConfig, layer: int):
         super().__init__()
@@ -150,7 +158,7 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(C, kv_width, bias=False)
         self.v_proj = nn.Linear(C, kv_width, bias=False)
         self.o_proj = nn.Linear(C, C, bias=False)
-        self.head_dim, self.layer = D, layer
+        self.head_dim, self.layer, self.causal = D, layer, config.causal
 
     def forward(
         self,
@@ -165,10 +173,11 @@ class Attention(nn.Module):
         v = self.v_proj(x).view(heads).transpose(1, 2)
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)
-        # No mask means plain causal; a single query may see all keys. For several new
-        # tokens after others is_causal would put the triangle in the wrong corner, so
-        # the model then passes a mask.
-        causal, grouped = mask is None and q.shape[2] > 1, q.shape[1] != k.shape[1]
+        # No mask means plain causal, or in an encoder no limit; a single query may see
+        # all keys. For several new tokens after others is_causal would put the triangle
+        # in the wrong corner, so the model then passes a mask.
+        causal = self.causal and mask is None and q.shape[2] > 1
+        grouped = q.shape[1] != k.shape[1]
         y = F.scaled_dot_product_attention(
             q, k, v, mask, is_causal=causal, enable_gqa=grouped
         )

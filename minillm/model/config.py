@@ -29,6 +29,8 @@ class GPTConfig:
         rope_theta: base of RoPE's wavelengths.
         norm_eps: added to the mean square in RMSNorm.
         tied: whether the output head is the embedding matrix itself.
+        causal: whether a token sees only what stands before it. False makes an encoder,
+            which can fill gaps but neither generate nor be a Llama.
 
     Raises:
         ValueError: a size that is no positive integer or does not divide.
@@ -49,6 +51,7 @@ class GPTConfig:
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-5
     tied: bool = True
+    causal: bool = True
 
     def __post_init__(self) -> None:
         C, H = self.n_embd, self.n_head
@@ -56,7 +59,7 @@ class GPTConfig:
             object.__setattr__(self, "n_kv_head", H)
         if self.n_hidden is None and is_count(C):
             object.__setattr__(self, "n_hidden", -(-8 * C // 3 // 32) * 32)
-        others = ("rope_theta", "norm_eps", "tied")
+        others = ("rope_theta", "norm_eps", "tied", "causal")
         require_count(**{n: v for n, v in vars(self).items() if n not in others})
         require_positive(rope_theta=self.rope_theta, norm_eps=self.norm_eps)
         even = f"a multiple of 2 * n_head = {2 * H}"  # RoPE rotates pairs of dimensions
@@ -68,6 +71,11 @@ class GPTConfig:
     def head_dim(self) -> int:
         """D, the width of one attention head."""
         return self.n_embd // self.n_head
+
+    def require_causal(self) -> None:
+        """Refuse an encoder where only a decoder makes sense."""
+        remedy = "an encoder neither generates, nor caches, nor is a Llama"
+        require(self.causal, "causal", self.causal, "True", remedy)
 
 
 def count_parameters(config: GPTConfig) -> dict[str, int]:
@@ -104,9 +112,10 @@ def flops_per_token(config: GPTConfig, T: int, training: bool = True) -> float:
     r"""Count floating-point operations for one token of a sequence of ``T`` tokens.
 
     Every weight that multiplies costs one multiplication and one addition; attention
-    adds scores and averages over (T + 1) / 2 keys on average, because it is causal:
+    adds scores and averages over S keys, where S is (T + 1) / 2 on average in a causal
+    model and T in an encoder:
 
-    .. math:: forward = 2 N_{matmul} + 2 \cdot 2 L C (T + 1) / 2, \quad
+    .. math:: forward = 2 N_{matmul} + 2 \cdot 2 L C S, \quad
               training = 3 \cdot forward
 
     The backward pass costs twice the forward one: a gradient for the input and one for
@@ -122,7 +131,8 @@ def flops_per_token(config: GPTConfig, T: int, training: bool = True) -> float:
     require_count(T=T)
     parts = count_parameters(config)
     matmul = parts["attention"] + parts["mlp"] + config.vocab_size * config.n_embd
-    forward = 2 * matmul + 2 * config.n_layer * config.n_embd * (T + 1)
+    keys = (T + 1) / 2 if config.causal else T
+    forward = 2 * matmul + 4 * config.n_layer * config.n_embd * keys
     return forward * (3 if training else 1)
 
 

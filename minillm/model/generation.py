@@ -83,8 +83,8 @@ def generate(
         cached: False recomputes the whole past for every token, to see what that costs.
 
     Raises:
-        ValueError: no prompt, an empty one, ids that the model does not know (pad and
-            stop too), more tokens than the context has room for.
+        ValueError: an encoder, no prompt, an empty one, ids that the model does not
+            know (pad and stop too), more tokens than the context has room for.
 
     >>> from minillm.model import GPTConfig, GREEDY
     >>> model = GPT(GPTConfig(vocab_size=64, n_layer=1, n_head=2, n_embd=16))
@@ -124,6 +124,7 @@ def _check(model: GPT, prompts, n: int, stop: int | None, pad: int) -> None:
     def is_id(i) -> bool:
         return type(i) is int and i in range(model.config.vocab_size)
 
+    model.config.require_causal()
     remedy = "give at least one token each, for instance the end-of-text token"
     ok = is_list(prompts) and all(map(is_list, prompts))
     require(ok, "prompts", prompts, "a list of non-empty lists of token ids", remedy)

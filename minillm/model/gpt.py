@@ -37,7 +37,7 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """A decoder-only language model.
+    """A decoder-only language model, or an encoder if its config is not causal.
 
     Args:
         config: its shape.
@@ -86,7 +86,8 @@ class GPT(nn.Module):
         Args:
             tokens: ids; with a cache, only those that it has not seen.
             mask: True at real tokens, over past and present (S of them). Padding may
-                stand left or right; on the right a causal model needs no mask at all.
+                stand left or right; on the right a causal model needs no mask at all,
+                but an encoder does.
             cache: keys and values of the past; extended by this call.
 
         Raises:
@@ -100,9 +101,10 @@ class GPT(nn.Module):
         rotations = self.rotations[past:S]
         if mask is not None:
             rotations = self.rotations[attention.positions(mask)[:, past:]]
-        seen = None  # plain causal, the fast path
+        seen = None  # plain causal, or all of it: the fast path
         if mask is not None or (past > 0 and T > 1):
-            seen = attention.attention_mask(mask, T, S, tokens.device)
+            causal = self.config.causal
+            seen = attention.attention_mask(mask, T, S, tokens.device, causal)
         x = self.embed_tokens(tokens)
         for block in self.layers:
             x = block(x, rotations, seen, cache)

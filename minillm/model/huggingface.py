@@ -70,11 +70,12 @@ def export_huggingface(model: GPT, folder: str | Path, tokenizer=None) -> Path:
         tokenizer: a ``minillm.data.Tokenizer``, so that AutoTokenizer finds its files.
 
     Raises:
-        ValueError: float64 weights, which no such folder holds.
+        ValueError: float64 weights, which no such folder holds; an encoder.
         DiskFullError: no room; config.json comes last, so the folder does not load.
     """
     dtype = str(model.embed_tokens.weight.dtype).removeprefix("torch.")
     require_one_of(DTYPES, dtype=dtype)
+    model.config.require_causal()
     folder, head = Path(folder), "lm_head.weight"
     weights = model.weights()
     theirs = {n if n == head else f"model.{n}": t for n, t in weights.items()}

@@ -1,6 +1,7 @@
 """Attention, RoPE and RMSNorm against their definitions, and the model around them."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from minillm.model import (
     RMSNorm,
     SwiGLU,
     apply_rope,
+    export_huggingface,
+    generate,
     rope_rotations,
 )
 from minillm.model.attention import Attention, attention_mask, positions
@@ -432,3 +435,60 @@ def test_a_cache_takes_neither_more_tokens_nor_other_rows_than_it_was_made_for()
     with pytest.raises(ValueError, match="tokens must be 2 rows like the cache"):
         model(torch.zeros(1, 1, dtype=torch.long), cache=cache)
     assert cache.length == 3
+
+
+ENCODER = replace(CONFIG, causal=False)
+
+
+def test_an_encoder_sees_what_comes_later_and_a_decoder_does_not():
+    tokens = torch.randint(1, CONFIG.vocab_size, (2, 6))
+    changed = tokens.clone()
+    changed[:, -1] = (tokens[:, -1] + 1) % CONFIG.vocab_size
+    for config, sees in [(CONFIG, False), (ENCODER, True)]:
+        torch.manual_seed(0)
+        model = GPT(config)
+        early, other = model(tokens)[:, :-1], model(changed)[:, :-1]
+        assert (early != other).any(dim=-1).all() == sees
+
+
+def test_an_encoder_attends_as_the_formula_says():
+    torch.manual_seed(0)
+    layer, x = (
+        Attention(ENCODER, 0).double(),
+        torch.randn(2, 5, ENCODER.n_embd).double(),
+    )
+    T, H, D = 5, ENCODER.n_head, ENCODER.head_dim
+    still = torch.ones(T, H, D // 2, dtype=torch.complex128)  # RoPE turns by nothing
+    pairs = [i + D // 2 * j for i in range(D // 2) for j in range(2)]
+    q = layer.q_proj(x).view(2, T, H, D)[..., pairs]
+    k = layer.k_proj(x).view(2, T, -1, D)[..., pairs]
+    v = layer.v_proj(x).view(2, T, -1, D)
+    k, v = (each.repeat_interleave(H // each.shape[2], dim=2) for each in (k, v))
+    weights = (torch.einsum("bthd,bshd->bhts", q, k) / math.sqrt(D)).softmax(-1)
+    y = layer.o_proj(torch.einsum("bhts,bshd->bthd", weights, v).flatten(2))
+    torch.testing.assert_close(layer(x, still), y, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_changes_nothing_that_an_encoder_says_of_real_tokens(side):
+    torch.manual_seed(0)
+    model = GPT(ENCODER)
+    row, pad = torch.randint(1, CONFIG.vocab_size, (1, 4)), torch.zeros(1, 2).long()
+    parts = [pad, row] if side == "left" else [row, pad]
+    tokens = torch.cat(parts, dim=1)
+    real = slice(2, 6) if side == "left" else slice(0, 4)
+    mask = torch.zeros(1, 6, dtype=torch.bool)
+    mask[:, real] = True
+    torch.testing.assert_close(model(tokens, mask)[:, real], model(row))
+
+
+def test_what_only_a_decoder_can_do_is_refused_to_an_encoder(tmp_path):
+    model = GPT(ENCODER)
+    refused = "causal must be True, got False"
+    with pytest.raises(ValueError, match=refused):
+        generate(model, [[1, 2]], max_new_tokens=1)
+    with pytest.raises(ValueError, match=refused):
+        KVCache(ENCODER, 1, 4, model.norm.weight)
+    with pytest.raises(ValueError, match=refused):
+        export_huggingface(model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

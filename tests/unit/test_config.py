@@ -67,6 +67,14 @@ def test_flops_equal_torchs_own_count_but_for_the_masked_half_of_attention(confi
     assert counted == pytest.approx(flops_per_token(config, T) + masked, rel=1e-12)
 
 
+def test_an_encoder_pays_for_the_half_of_attention_that_a_decoder_leaves_out():
+    config, T = GPTConfig(50, **SMALL, causal=False), 7
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        GPT(config)(torch.randint(50, (2, T))).sum().backward()
+    counted = counter.get_total_flops() / (2 * T)
+    assert counted == pytest.approx(flops_per_token(config, T), rel=1e-12)
+
+
 @every_shape
 def test_forward_flops_are_a_third_of_those_of_training(config):
     one, three = flops_per_token(config, 7, training=False), flops_per_token(config, 7)
