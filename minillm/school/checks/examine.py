@@ -10,8 +10,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from minillm.school.checks.compare import differs
 from minillm.school.checks.exercise import Exercise, spoken
-from minillm.school.checks.tools import Tools, Verdict, differs
+from minillm.school.checks.tools import Tools, Verdict
 from minillm.school.grading.inprocess import InProcess
 from minillm.school.grading.subject import AnswerError, Subject
 
@@ -70,30 +71,38 @@ class Result:
 
 
 def examine(
-    exercise: Exercise, subject: Subject, seed: int = 0, notes: Sequence[str] = ()
+    exercise: Exercise,
+    subject: Subject,
+    seed: int = 0,
+    slow: bool = False,
+    notes: Sequence[str] = (),
 ) -> Result:
     """Put an exercise's check to an answer, and diagnose what is wrong."""
     start = time.monotonic()
-    verdicts = _verdicts(exercise, subject, seed)
-    mistakes = _diagnose(exercise, verdicts, seed)
+    verdicts = _verdicts(exercise, subject, seed, slow)
+    mistakes = _diagnose(exercise, verdicts, seed, slow)
+    if exercise.kind == "X" and not slow:
+        notes = [*notes, "the experiment was not replayed (slow=True, or --slow)"]
     seconds = time.monotonic() - start
     return Result(exercise, tuple(verdicts), mistakes, tuple(notes), seconds)
 
 
-def _verdicts(exercise: Exercise, subject: Subject, seed: int) -> list[Verdict]:
-    tools = Tools(exercise.solution, seed)
+def _verdicts(
+    exercise: Exercise, subject: Subject, seed: int, slow: bool
+) -> list[Verdict]:
+    tools = Tools(exercise.solution, seed, slow)
     exercise.check(subject, tools)
     return tools.verdicts
 
 
 def _diagnose(
-    exercise: Exercise, verdicts: list[Verdict], seed: int
+    exercise: Exercise, verdicts: list[Verdict], seed: int, slow: bool
 ) -> tuple[Mistake, ...]:
     wrong = sorted({verdict.part for verdict in verdicts if verdict.wrong})
     if not wrong:
         return ()
     answers = {
-        mutant: _verdicts(exercise, InProcess(answer), seed)
+        mutant: _verdicts(exercise, InProcess(answer), seed, slow)
         for mutant, answer in exercise.mutated().items()
     }
     needed = 1 if exercise.kind == "X" else 2  # an experiment is one configuration
