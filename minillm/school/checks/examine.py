@@ -8,7 +8,7 @@ none does, no name is given: a wrong diagnosis costs a student more than none.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from minillm.school.checks.compare import differs
 from minillm.school.checks.exercise import Exercise, spoken
@@ -34,6 +34,7 @@ class Result:
         exercise: what was asked.
         verdicts: of every fixture.
         mistakes: those that could be named, at most one for each part.
+        replayed: false for an experiment that was only validated.
         notes: what was noticed on the way, for the student.
         seconds: by the clock.
     """
@@ -41,6 +42,7 @@ class Result:
     exercise: Exercise
     verdicts: tuple[Verdict, ...]
     mistakes: tuple[Mistake, ...]
+    replayed: bool = True
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
 
@@ -51,6 +53,10 @@ class Result:
         wrong = {verdict.part for verdict in self.verdicts if verdict.wrong}
         share = len(parts - wrong) / len(parts) if parts else 0.0
         return round(self.exercise.points * share, 2)
+
+    def noting(self, notes: Sequence[str]) -> "Result":
+        """The same result with more notes."""
+        return replace(self, notes=(*notes, *self.notes))
 
     def to_json(self) -> dict:
         """What a results file holds; the answers themselves stay out."""
@@ -64,6 +70,7 @@ class Result:
             "score": self.score,
             "points": self.exercise.points,
             "mistakes": mistakes,
+            "replayed": self.replayed,
             "notes": list(self.notes),
             "seconds": round(self.seconds, 2),
             "verdicts": verdicts,
@@ -71,20 +78,15 @@ class Result:
 
 
 def examine(
-    exercise: Exercise,
-    subject: Subject,
-    seed: int = 0,
-    slow: bool = False,
-    notes: Sequence[str] = (),
+    exercise: Exercise, subject: Subject, seed: int = 0, slow: bool = False
 ) -> Result:
     """Put an exercise's check to an answer, and diagnose what is wrong."""
     start = time.monotonic()
     verdicts = _verdicts(exercise, subject, seed, slow)
     mistakes = _diagnose(exercise, verdicts, seed, slow)
-    if exercise.kind == "X" and not slow:
-        notes = [*notes, "the experiment was not replayed (slow=True, or --slow)"]
     seconds = time.monotonic() - start
-    return Result(exercise, tuple(verdicts), mistakes, tuple(notes), seconds)
+    replayed = exercise.kind != "X" or slow
+    return Result(exercise, tuple(verdicts), mistakes, replayed, seconds=seconds)
 
 
 def _verdicts(

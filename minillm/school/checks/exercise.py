@@ -1,10 +1,10 @@
 """What an exercise is: a question, a check, plausible wrong answers, and hints.
 
-Everything about it stands in one place, ``chNN.py`` or a part of it, ``chNN_*.py``. The
 Everything about it stands in one place, ``chNN.py`` or a part of it, ``chNN_*.py``.
 The solution is the package's own function; a **mutant** is a function that makes one
 classic mistake, named after it, with a sentence or two about it as its docstring. A
 student whose results are those of a mutant is told them: write them to the student.
+
 What an author writes::
 
     def batches(seed):                     # fixtures: name -> arguments

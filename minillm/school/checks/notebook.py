@@ -79,6 +79,8 @@ def told(result: Result, level: int = 0) -> str:
     asked, wrong = result.exercise, [v for v in result.verdicts if v.wrong]
     n = len(result.verdicts)
     lines = [f"note: {note}" for note in result.notes]
+    if not (wrong or result.replayed):
+        lines.append("note: valid, but not replayed; slow=True (--slow) does that")
     right = [_where(v, asked) for v in result.verdicts if not v.wrong]
     if wrong and right:
         lines.append(f"right: {'; '.join(right)}")

@@ -66,13 +66,20 @@ class ProcessSubject:
         if self._refusal:
             raise AnswerError(self._refusal.kind, self._refusal.sentence)
         if self._child is None:
-            self._child = self.workshop.start(self.limits)
+            self._child = self._started()
             try:
                 self._exchange({"ask": "load", "source": self.source})
             except AnswerError as error:
                 self._refusal = error  # it would fail in the same way again
                 raise
         return self._exchange({"ask": question, "args": list(args), "kwargs": kwargs})
+
+    def _started(self) -> Child:
+        try:
+            return self.workshop.start(self.limits)
+        except (EOFError, OSError, ValueError) as trouble:
+            sentence = f"got no process to run in ({type(trouble).__name__})"
+            raise AnswerError("start", f"{sentence}; ask your instructor") from None
 
     def _exchange(self, request: dict) -> Any:
         """One question and its answer, against the clock."""

@@ -22,7 +22,7 @@ from minillm.school.grading.wire import receive
 
 PACKAGE_HOME = str(Path(__file__).resolve().parents[3])
 KEPT = ("PATH", "SYSTEMROOT", "TEMP", "TMP", "LANG", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
-ISOLATION = "none: a child process with limits and the rights of whoever grades"
+ISOLATION = "none: a child process with the rights of whoever grades; limits on "
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,14 @@ class Limits:
     file_mb: int = 16
     printed: int = 500
     deaths: int = 3
+
+
+def isolation() -> str:
+    """What protects the grader on this machine, for the result files."""
+    linux, windows = sys.platform.startswith("linux"), os.name == "nt"
+    more = "" if windows else ", processor time, file size"
+    memory = ", memory" if linux else "; no limit on memory here"
+    return f"{ISOLATION}time{more}{memory}"
 
 
 class Child:
