@@ -6,6 +6,7 @@ largest expected number of a tensor, since an entry that cancels to nearly zero 
 correct digits of its own.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -52,6 +53,8 @@ def as_numbers(value: Any) -> torch.Tensor | None:
     >>> as_numbers([[1, 2], [3, 4]]).shape
     torch.Size([2, 2])
     """
+    if isinstance(value, int) and abs(value) > 2**1000:
+        value = math.copysign(math.inf, value)  # no float is as large
     if isinstance(value, torch.Tensor | bool | int | float):
         return torch.as_tensor(value, dtype=torch.float64)
     if not isinstance(value, list | tuple):

@@ -6,8 +6,9 @@ difference from the truth, then that mistake has a name. If several mutants fit,
 none does, no name is given: a wrong diagnosis costs a student more than none.
 """
 
+import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from minillm.school.checks.compare import differs
@@ -103,10 +104,7 @@ def _diagnose(
     wrong = sorted({verdict.part for verdict in verdicts if verdict.wrong})
     if not wrong:
         return ()
-    answers = {
-        mutant: _verdicts(exercise, InProcess(answer), seed, slow)
-        for mutant, answer in exercise.mutated().items()
-    }
+    answers = _answers_of_mutants(exercise, seed, slow)
     needed = 1 if exercise.kind == "X" else 2  # an experiment is one configuration
     found = []
     for part in wrong:
@@ -115,6 +113,16 @@ def _diagnose(
             about = " ".join(fits[0].__doc__.split())
             found.append(Mistake(part, spoken(fits[0]), about))
     return tuple(found)
+
+
+@functools.lru_cache(maxsize=256)  # a class makes the same mistakes
+def _answers_of_mutants(
+    exercise: Exercise, seed: int, slow: bool
+) -> dict[Callable, list[Verdict]]:
+    return {
+        mutant: _verdicts(exercise, InProcess(answer), seed, slow)
+        for mutant, answer in exercise.mutated().items()
+    }
 
 
 def _fits(

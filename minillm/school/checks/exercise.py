@@ -35,7 +35,7 @@ from minillm.school.checks.tools import Check
 KINDS = {"I": "implement", "D": "debug", "N": "derive", "X": "experiment"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # one is only equal to itself
 class Exercise:
     """One exercise.
 

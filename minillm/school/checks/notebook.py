@@ -87,7 +87,7 @@ def told(result: Result, level: int = 0) -> str:
     lines += _complaints(wrong, asked)
     for mistake in result.mistakes:
         lines.append(f"This looks like: {mistake.name}. {mistake.explanation}")
-    if level:
+    if wrong and level:
         lines.append(f"{hint_text(asked, level)}")
     if wrong and level < 3:
         lines.append(f"Next: hint({asked.id!r}, {level + 1})")

@@ -66,7 +66,7 @@ def grade(submissions: str | Path, out: str | Path, settings: Settings) -> list[
 
 
 def handed_in(submissions: Path) -> dict[str, list[Path]]:
-    """Students and their files: ``ann.ipynb``, or all notebooks and scripts in ``ann/``.
+    """Students and their files: ``ann.ipynb``, or all that a folder ``ann`` holds.
 
     Raises:
         ValueError: there is nothing.

@@ -127,11 +127,15 @@ def _cells(text: str, name: str) -> list[str]:
         notebook = None
     remedy = "open it in Jupyter, save it, and hand it in again"
     require(isinstance(notebook, dict), name, "damaged JSON", "a notebook", remedy)
-    cells = notebook.get("cells")
-    if cells is None:  # notebooks of format 3
-        sheets = notebook.get("worksheets")
-        cells = [c for s in sheets or [] for c in s.get("cells", [])]
+    sheets = _list(notebook, "worksheets")  # notebooks of format 3
+    groups = [notebook, *(sheet for sheet in sheets if isinstance(sheet, dict))]
+    cells = [cell for group in groups for cell in _list(group, "cells")]
     return [_source(c) for c in cells if isinstance(c, dict) and _is_code(c)]
+
+
+def _list(group: dict[str, Any], key: str) -> list:
+    found = group.get(key)
+    return found if isinstance(found, list) else []
 
 
 def _is_code(cell: dict[str, Any]) -> bool:
