@@ -54,7 +54,7 @@ def as_numbers(value: Any) -> torch.Tensor | None:
     torch.Size([2, 2])
     """
     if isinstance(value, int) and abs(value) > 2**1000:
-        value = math.copysign(math.inf, value)  # no float is as large
+        value = math.inf if value > 0 else -math.inf  # no float is as large
     if isinstance(value, torch.Tensor | bool | int | float):
         return torch.as_tensor(value, dtype=torch.float64)
     if not isinstance(value, list | tuple):

@@ -42,6 +42,7 @@ def find(statements: Sequence[ast.stmt], names: Sequence[str]) -> Found:
     def f(x):
         return K * x
     """
+    statements = [part for node in statements for part in _parts(node)]
     makers = _makers(statements)
     kept = _needed(statements, makers, names)
     nodes = [node for n, node in enumerate(statements) if n in kept]
@@ -49,6 +50,15 @@ def find(statements: Sequence[ast.stmt], names: Sequence[str]) -> Found:
     missing = tuple(name for name in names if name not in makers)
     notes = [n for name in names if (n := _remark(name, statements))]
     return Found("\n\n".join(map(ast.unparse, nodes)), missing, tuple(notes))
+
+
+def _parts(node: ast.stmt) -> list[ast.stmt]:
+    """An import of several names as several: perhaps only the one in use is there."""
+    if isinstance(node, ast.Import):
+        return [ast.Import([name]) for name in node.names]
+    if isinstance(node, ast.ImportFrom):
+        return [ast.ImportFrom(node.module, [a], node.level) for a in node.names]
+    return [node]
 
 
 def _makers(statements: Sequence[ast.stmt]) -> dict[str, list[int]]:

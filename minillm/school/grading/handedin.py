@@ -8,6 +8,7 @@ left out is noted in a sentence to the student.
 import ast
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ SUFFIXES = (".ipynb", ".py")
 LARGEST = 20 * 2**20  # bytes; pictures make notebooks large, but not that large
 KEPT_CELL_MAGICS = ("%%time", "%%timeit", "%%capture", "%%prun")  # the rest is Python
 MAGIC = re.compile(r"^(\s*)(?:[\w, ]+=\s*)?[%!?].*$|^(\s*)[\w.]+\?{1,2}\s*$")
-DEFINITION = re.compile(r"^(?:async def|def|class|@|import|from)\b|^@", re.MULTILINE)
+DEFINITION = re.compile(r"(?:async def|def|class|import|from)\b|@")
+STATEMENT = re.compile(r"(?!(?:else|elif|except|finally)\b)[A-Za-z_@]")
 
 
 @dataclass(frozen=True)
@@ -67,14 +69,23 @@ def parse(source: str) -> tuple[list[ast.stmt], list[str]]:
     if whole is not None:
         return whole, []
     lines = _without_magics(source).split("\n")
-    whole, _ = _tree("\n".join(lines))
+    return _salvaged(lines, 0, (DEFINITION, STATEMENT))
+
+
+def _salvaged(
+    lines: list[str], before: int, cuts: Sequence[re.Pattern]
+) -> tuple[list[ast.stmt], list[str]]:
+    """What parses of some lines, whole or cut in ever smaller pieces."""
+    whole, said = _tree("\n" * before + "\n".join(lines))
     if whole is not None:
         return whole, []
+    if not cuts:
+        return [], [said]
     found, trouble = [], []
-    for start, stop in _pieces(lines):
-        part, said = _tree("\n" * start + "\n".join(lines[start:stop]))
-        found += part or []
-        trouble += [said] if said else []
+    for start, stop in _pieces(lines, cuts[0]):
+        part, more = _salvaged(lines[start:stop], before + start, cuts[1:])
+        found += part
+        trouble += more
     return found, trouble
 
 
@@ -88,11 +99,11 @@ def _tree(source: str) -> tuple[list[ast.stmt] | None, str]:
         return None, f"a part does not parse: {type(error).__name__}"
 
 
-def _pieces(lines: list[str]) -> list[tuple[int, int]]:
-    """Where to cut a text that does not parse: at definitions and imports."""
+def _pieces(lines: list[str], cut: re.Pattern) -> list[tuple[int, int]]:
+    """Where to cut a text that does not parse, decorators staying with their own."""
     starts, decorated = [0], False
     for number, line in enumerate(lines):
-        begins = DEFINITION.match(line)
+        begins = cut.match(line)
         if begins and number and not decorated:
             starts.append(number)
         decorated = bool(begins) and line.startswith("@")
