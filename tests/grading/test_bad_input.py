@@ -9,6 +9,7 @@ import pytest
 from styles import STYLES
 
 from minillm.school.checks import all_exercises, examine, exercise
+from minillm.school.grading.child import load
 from minillm.school.grading.grade import Settings, check_file, grade
 from minillm.school.grading.inprocess import InProcess
 from minillm.school.grading.process import ProcessSubject
@@ -21,7 +22,7 @@ def corpus_perplexity(nats, n_tokens): return perplexity(sum(nats), sum(n_tokens
 def bits_per_byte(nats, n_bytes): return nats / math.log(2) / n_bytes
 """
 POINTS = exercise("01.perplexity").points
-QUICK = Limits(seconds=1.0, memory_mb=256, deaths=2)
+QUICK = Limits(seconds=1.0, load_seconds=4.0, memory_mb=256, deaths=2)
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +95,47 @@ def test_patience_ends_after_a_few_deaths(workshop):
     )
     result = examine(exercise("01.noisy_corpus"), subject)
     assert "was given up after 2 such ends" in result.verdicts[-1].wrong
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "return None",
+        "return 'high'",
+        "return [1, [2]]",
+        "return {'loss': 1.0}",
+        "return torch.zeros(3)",
+        "return torch.zeros((), device='meta')",
+        "return print",
+        "return params['nise']",
+        "return 1 / 0",
+        "sys.exit('enough')",
+        "raise NotImplementedError",
+        "x = []; x.append(x); return x",
+    ],
+)
+def test_notebook_and_grader_say_the_same_of_a_wrong_answer(body, workshop):
+    source = f"import sys, torch\ndef noisy_corpus(params):\n    {body}\n"
+    namespace = load(source)
+    child = ProcessSubject(source, workshop)
+    here, there = (
+        [v.wrong for v in examine(exercise("01.noisy_corpus"), s).verdicts]
+        for s in (InProcess(namespace), child)
+    )
+    child.close()
+    assert here == there and all(here)
+
+
+def test_imports_may_take_longer_than_a_call_but_not_for_ever(workshop):
+    slow = "import time\nK = time.sleep({})\n" + GOOD.replace(
+        "math.exp", "K or math.exp"
+    )
+    for seconds, points in ((1.5, POINTS), (6, 0)):
+        subject = ProcessSubject(slow.format(seconds), workshop, QUICK)
+        result = examine(exercise("01.perplexity"), subject)
+        subject.close()
+        assert result.score == points
+    assert "did not end within 4 seconds" in result.verdicts[0].wrong
 
 
 def test_a_crash_costs_its_own_call_only(workshop):
@@ -184,6 +226,10 @@ CLASS = {
     "twice.ipynb": notebook(GOOD.replace("exp", "log"), GOOD),
     "backwards.ipynb": notebook(*reversed(GOOD.strip().split("\n"))),
     "exits.py": "import sys\nsys.exit()\n" + GOOD,
+    "nested.py": GOOD
+    + "x = "
+    + "+".join("1" * 3000)
+    + "\ndef noisy_corpus(p): return x",
     "future.ipynb": notebook(GOOD, "from __future__ import annotations"),
 }
 BAD = {
@@ -299,6 +345,13 @@ def test_a_name_that_looks_like_a_formula_is_made_harmless(tmp_path):
     (tmp_path / "=1+1.py").write_text(GOOD)
     grade(tmp_path, tmp_path / "out", Settings())
     assert "\n'=1+1," in (tmp_path / "out" / "grades.csv").read_text().replace("\r", "")
+
+
+def test_an_old_report_among_the_submissions_is_no_student(tmp_path):
+    (tmp_path / "ann.py").write_text(GOOD)
+    for _ in range(2):
+        results = grade(tmp_path, tmp_path / "out", Settings())
+        assert [r["student"] for r in results] == ["ann"]
 
 
 def test_nothing_to_grade_is_said_at_the_door(tmp_path):

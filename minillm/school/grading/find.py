@@ -45,11 +45,15 @@ def find(statements: Sequence[ast.stmt], names: Sequence[str]) -> Found:
     statements = [part for node in statements for part in _parts(node)]
     makers = _makers(statements)
     kept = _needed(statements, makers, names)
-    nodes = [node for n, node in enumerate(statements) if n in kept]
-    nodes.sort(key=lambda node: not _from_future(node))  # Python wants them first
     missing = tuple(name for name in names if name not in makers)
     notes = [n for name in names if (n := _remark(name, statements))]
-    return Found("\n\n".join(map(ast.unparse, nodes)), missing, tuple(notes))
+    nodes = [node for n, node in enumerate(statements) if n in kept]
+    nodes.sort(key=lambda node: not _from_future(node))  # Python wants them first
+    try:
+        source = "\n\n".join(map(ast.unparse, nodes))
+    except RecursionError:
+        return Found("", tuple(names), ("a part is nested too deeply to be read",))
+    return Found(source, missing, tuple(notes))
 
 
 def _parts(node: ast.stmt) -> list[ast.stmt]:

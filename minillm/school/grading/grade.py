@@ -56,7 +56,7 @@ def grade(submissions: str | Path, out: str | Path, settings: Settings) -> list[
     exercises, out = all_exercises(settings.chapter), Path(out)
     graded = []
     with Workshop() as workshop:
-        for student, files in handed_in(Path(submissions)).items():
+        for student, files in handed_in(Path(submissions), out).items():
             result = grade_student(student, files, exercises, workshop, settings)
             write_json(out / "students" / student / "results.json", result, indent=1)
             print(f"{student}: {result['score']:g} of {result['points']:g}")
@@ -65,7 +65,7 @@ def grade(submissions: str | Path, out: str | Path, settings: Settings) -> list[
     return graded
 
 
-def handed_in(submissions: Path) -> dict[str, list[Path]]:
+def handed_in(submissions: Path, out: Path | None = None) -> dict[str, list[Path]]:
     """Students and their files: ``ann.ipynb``, or all that a folder ``ann`` holds.
 
     Raises:
@@ -77,8 +77,8 @@ def handed_in(submissions: Path) -> dict[str, list[Path]]:
     entries = [submissions] if whole else sorted(submissions.iterdir())
     students: dict[str, list[Path]] = {}
     for entry in entries:
-        if entry.name.startswith("."):
-            continue
+        if entry.name.startswith(".") or entry == out:
+            continue  # the last report may lie among the submissions
         if entry.is_dir():
             students.setdefault(entry.name, []).extend(_files_in(entry))
         elif entry.is_file():

@@ -31,6 +31,7 @@ class Limits:
 
     Args:
         seconds: by the clock, for each call.
+        load_seconds: by the clock, for the imports and constants of an answer.
         memory_mb: beyond what torch itself takes; Linux only.
         cpu_seconds: over a child's whole life; not on Windows.
         file_mb: the largest file that it may write; not on Windows.
@@ -39,6 +40,7 @@ class Limits:
     """
 
     seconds: float = 5.0
+    load_seconds: float = 20.0
     memory_mb: int = 1024
     cpu_seconds: int = 60
     file_mb: int = 16
