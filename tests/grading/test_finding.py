@@ -83,7 +83,7 @@ def f(x): return np.floor(x)
     assert ran(source, "f")["f"](1.5) == 1
 
 
-def test_what_stands_under_main_is_left_out():
+def test_what_stands_under_main_does_not_run():
     source = "K = 1\nif __name__ == '__main__':\n    K = undefined()\ndef f(): return K"
     assert ran(source, "f")["f"]() == 1
 
