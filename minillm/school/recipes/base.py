@@ -1,8 +1,9 @@
 """The base model of the notebooks: it has read TinyWorld for a minute, once.
 
-The settings are those of the tour (a test compares them), with a number of steps in the
-place of minutes: a model that several notebooks speak of must not depend on how fast
-the machine is.
+The settings are those of the tour, with a number of steps in the place of minutes: a
+model that several notebooks speak of must not depend on how fast the machine is. They
+are repeated here, and a test compares them: whatever is imported becomes part of the
+model's key, and with the tour came its report and pictures.
 """
 
 from collections.abc import Callable
