@@ -55,7 +55,8 @@ def compare(chosen: Sequence[str], cache: str) -> int:
 def settings(cache: str) -> dict[str, str]:
     """The environment of a run: one thread, this cache, nothing of an author's own."""
     kept = {k: v for k, v in os.environ.items() if k != "MINILLM_ZOO_SEED"}
-    return kept | {"MINILLM_CACHE": cache, "OMP_NUM_THREADS": "1"}
+    rare = {"TQDM_MININTERVAL": "20"}  # a log keeps every state of a progress bar
+    return kept | rare | {"MINILLM_CACHE": cache, "OMP_NUM_THREADS": "1"}
 
 
 if __name__ == "__main__":

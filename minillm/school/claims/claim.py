@@ -86,7 +86,7 @@ def claim(id: str, value: Any = None) -> None:
     Claim A1, from an interview guide:
         Before training, the loss of a language model is typically between 2 and 4.
     Measured: 11. Verdict: refuted.
-        At the start all V tokens are equally likely, so the loss is ln V: ...
+        At the start all V tokens are about equally likely, so the loss is about ln V:...
     """
     it = find(id)
     verdict = it.verdict(value)
