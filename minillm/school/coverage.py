@@ -105,7 +105,8 @@ def has_name(path: str) -> bool:
 
 
 def _lacks(row: dict, there: dict[str, set[str]]) -> list[str]:
-    lacks, what = [], f"{row['id']} ({row['title']})"
+    what = f"{row['id']} ({row['title']})"
+    lacks = [] if row["needs"] else [f"{what}: it needs nothing"]
     for need in row["needs"]:
         require(need in PLACES, "needs", need, f"one of {tuple(PLACES)}", "correct it")
         field = PLACES[need]

@@ -30,7 +30,7 @@ class Base:
 
     Args:
         steps: of the optimizer; each reads B * T tokens.
-        documents: that it reads, about 19 tokens each: enough for a single pass.
+        documents: about 18 tokens each, enough to be read only once.
         B, T: rows in a batch, tokens in a row.
         vocab_size: of the tokenizer.
         n_layer, n_head, n_embd: of the model.
@@ -39,7 +39,7 @@ class Base:
     """
 
     steps: int = 1200
-    documents: int = 130_000
+    documents: int = 140_000
     B: int = 16
     T: int = 128
     vocab_size: int = 1024
