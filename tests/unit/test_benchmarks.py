@@ -20,7 +20,7 @@ def section(name: str) -> str:
 
 
 def test_the_readme_counts_the_lines_that_are_there():
-    told = re.findall(r"\| (\w+) \| ([\d,]+) \|", section("lines"))
+    told = re.findall(r"\| ([\w ]+) \| ([\d,]+) \|", section("lines"))
     counted = lines.room_lines()
     assert [room for room, _ in told] == list(counted)
     for room, number in told:
