@@ -18,9 +18,9 @@ from minillm.school.tinytext import TinyText
 from minillm.world.instructions import Instruction, instructions
 from minillm.world.preferences import features, refuses, true_reward
 
-EXAMPLES, HELD_OUT = 4_000, 300  # to learn from, and to be measured with
-RATES = {"lr": 2e-3, "matrix_lr": 3e-3}
-B = 16  # rows in a batch: few, so that there are many steps
+EXAMPLES, HELD_OUT = 6_000, 300  # to learn from, and to be measured with
+RATES = {"lr": 1.5e-3, "matrix_lr": 1.5e-3}
+BATCH = 12  # rows in a batch: few, so that there are many steps
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def fine_tune(
     examples = Examples(
         sft_examples(text.tokenizer, good),
         T=options.context,
-        B=B,
+        B=BATCH,
         pad=text.tokenizer.pad,
         seed=options.seed,
     )

@@ -10,7 +10,7 @@ from minillm.data.examples import Examples
 from minillm.finetuning import finetune, sft_config, sft_examples
 from minillm.model import GPT
 from minillm.school.recipes.base import Base
-from minillm.school.tiny_sft import EXAMPLES, RATES
+from minillm.school.tiny_sft import BATCH, EXAMPLES, RATES
 from minillm.world import World, WorldConfig
 from minillm.world.instructions import instructions
 
@@ -33,7 +33,7 @@ class Sft:
     base: Base = BASE
     examples: int = EXAMPLES
     epochs: float = 1
-    B: int = 32
+    B: int = BATCH
     seed: int = 0
 
     @property
