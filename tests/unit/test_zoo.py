@@ -320,7 +320,7 @@ def test_the_assistant_learns_as_in_the_tour(monkeypatch, tmp_path):
         tiny_sft.fine_tune(run, TourOptions(), base, base.model, resumed=False)
     (ours, our_config), (theirs, their_config) = asked
     assert torch.equal(ours, theirs) and ours.shape[0] == tiny_sft.BATCH
-    assert our_config == their_config and our_config.steps == 5
+    assert our_config == their_config and our_config.steps == 6
 
 
 def test_the_assistant_begins_with_the_base_model_of_its_own_seed(trainings):
