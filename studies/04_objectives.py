@@ -1,0 +1,220 @@
+"""What do four objectives teach with equal compute? Facts known, and how that is asked.
+
+Next-token prediction, masked tokens, span corruption and replaced-token detection read
+the same rows of TinyWorld for the same number of floating-point operations (a generator
+counts, positions that never reach the head do not). All have the same trunk: two
+layers, 64 wide.
+
+Their losses cannot be compared: each is the surprise at something else. What can be
+compared is what was learned. Two yardsticks, each the same for all:
+
+- **choosing**: of all values that a fact of a person could have, as many as are one
+  token, which does the model prefer in "Question: where does X live?\nAnswer: ...". Each
+  model scores by its own means: the causal one by the next token, the masked one at a
+  gap, span corruption after a sentinel, the detector by which candidate looks least
+  replaced. Chance is one in the number of values.
+- **probing**: the trunk is frozen, and a linear map is fitted that reads the fact from
+  the hidden state of a name ("About X: X"), for half of the people; it is tested on the
+  other half. What a probe finds, the trunk has stored where that name is read, whatever
+  its head can do with it.
+
+What this cannot say: which objective is best for writing (only two of them can write),
+or at another size.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from random import Random
+from statistics import fmean
+
+import torch
+from torch import Tensor
+
+from minillm.data.packed import Rows
+from minillm.model import GPT, GPTConfig
+from minillm.school.studies import run_study
+from minillm.school.tinytext import TinyText, tiny_text
+from minillm.training import TrainConfig
+from minillm.training.fillin import Electra, minimise, row_flops, scored_loss, span_rows
+from minillm.training.losses import IGNORE, shift_targets
+from minillm.training.objectives import mask_tokens
+from minillm.world.lore import PERSON
+from minillm.world.questions import fact_question
+
+QUESTION = "What do four objectives teach with equal compute?"
+B, T, RATE, SPANS = 16, 128, 0.15, 6
+STEPS = 1000  # of the causal model; the others get what the same operations buy
+SHORT = 112  # tokens of a row that span corruption turns into about 128
+ARMS = {
+    "causal": {"kind": "causal"},
+    "causal, 15% scored": {"kind": "causal", "scored": RATE},
+    "masked": {"kind": "masked"},
+    "spans": {"kind": "spans"},
+    "replaced": {"kind": "replaced"},
+    "replaced, 15% scored": {"kind": "replaced", "scored": RATE},
+}
+PEOPLE = 100  # the most frequent, who are asked about
+
+
+@cache
+def text() -> TinyText:
+    """The same for all runs."""
+    return tiny_text(documents=150_000, test=300)
+
+
+@cache
+def facts() -> dict[str, tuple[list[int], list[tuple[str, int]]]]:
+    """For each relation: the tokens of its values, and (prompt, place of the truth)."""
+    known, encode = text(), text().tokenizer.encode
+    found = {}
+    for relation in known.world.lore.of(PERSON):
+        ids = {v: encode(" " + v) for v in relation.values.texts}
+        single = [v for v, tokens in ids.items() if len(tokens) == 1]
+        asked = [
+            fact_question(known.world.lore, p, relation.name)
+            for p in known.world.lore.people[:PEOPLE]
+        ]
+        true = [(q.prompt, single.index(q.answer)) for q in asked if q.answer in single]
+        found[relation.name] = ([ids[v][0] for v in single], true)
+    return found
+
+
+def build(kind: str) -> torch.nn.Module:
+    """The model of an arm: always the same trunk."""
+    V = text().tokenizer.vocab_size + SPANS + 2  # a mask and sentinels beside the text
+    causal = kind in ("causal", "spans")
+    trunk = GPTConfig(V, 2, 4, n_embd=64, context=T + 16, causal=causal)
+    if kind != "replaced":
+        return GPT(trunk)
+    return Electra(GPTConfig(V, 2, 2, n_embd=32, context=T + 16, causal=False), trunk)
+
+
+def operations(kind: str, scored: float) -> float:
+    """Floating-point operations of training on one row."""
+    model = build(kind)
+    if kind == "replaced":
+        small, large = model.generator.config, model.discriminator.config
+        return row_flops(small, T, RATE * T) + row_flops(large, T, scored * T, head=1)
+    if kind == "spans":
+        row, mask = span_rows(torch.zeros(1, SHORT).long(), sentinels(), Random(0))
+        return row_flops(model.config, row.shape[1], int(mask.sum()))
+    return row_flops(model.config, T, T * (RATE if kind == "masked" else scored))
+
+
+def sentinels() -> list[int]:
+    """Ids beside the vocabulary; the one before them is the mask."""
+    first = text().tokenizer.vocab_size + 1
+    return list(range(first, first + SPANS + 1))
+
+
+def objective(kind: str, scored: float, model, seed: int) -> Callable[[int], Tensor]:
+    """What ``minimise`` minimises: the loss of a step."""
+    rows, V = Rows(text().rows, B, seed), text().tokenizer.vocab_size
+    dice, spans = torch.Generator().manual_seed(seed), Random(seed)
+
+    def loss(step: int) -> Tensor:
+        tokens = rows[step].tokens
+        if kind == "causal":
+            targets = shift_targets(tokens)
+            left_out = torch.rand(targets.shape, generator=dice) >= scored
+            return scored_loss(model, tokens, targets.masked_fill(left_out, IGNORE))
+        if kind == "spans":
+            given, mask = span_rows(tokens[:, :SHORT], sentinels(), spans)
+            return scored_loss(model, given, shift_targets(given, mask))
+        inputs, targets = mask_tokens(tokens, V, V, RATE, generator=dice)
+        if kind == "masked":
+            return scored_loss(model, inputs, targets)
+        return model.loss(tokens, inputs, targets, only_gaps=scored < 1)
+
+    return loss
+
+
+@torch.no_grad()
+def preferences(kind: str, model, prompts: list[str], values: list[int]) -> Tensor:
+    """How much a model prefers each value as the answer to each prompt."""
+    tokenizer, found = text().tokenizer, []
+    end = [*tokenizer.encode("."), tokenizer.eot]
+    for prompt in prompts:
+        ids = [tokenizer.eot, *tokenizer.encode(prompt)]
+        mask, sentinel = tokenizer.vocab_size, sentinels()[:1]
+        if kind == "causal":
+            found.append(model(torch.tensor([ids]))[0, -1, values])
+        elif kind == "spans":
+            row = ids + sentinel + end + sentinel
+            found.append(model(torch.tensor([row]))[0, -1, values])
+        elif kind == "masked":
+            found.append(model(torch.tensor([[*ids, mask, *end]]))[0, len(ids), values])
+        else:
+            rows = torch.tensor([[*ids, value, *end] for value in values])
+            found.append(-model(rows)[:, len(ids)])
+    return torch.stack(found)
+
+
+def choosing(kind: str, model) -> float:
+    """The part of the facts that the model prefers to all else."""
+    right = []
+    for values, asked in facts().values():
+        prompts, truth = zip(*asked, strict=True)
+        best = preferences(kind, model, prompts, values).argmax(-1).tolist()
+        right += [a == b for a, b in zip(best, truth, strict=True)]
+    return fmean(right)
+
+
+def chance() -> float:
+    """What choosing blindly gives."""
+    return fmean(1 / len(values) for values, asked in facts().values() for _ in asked)
+
+
+@torch.no_grad()
+def probing(kind: str, model) -> float:
+    """The part of the facts of unseen people that a linear probe reads off a name."""
+    trunk = model.discriminator if kind == "replaced" else model
+    known, tokenizer = text().world.lore, text().tokenizer
+    rows = [
+        torch.tensor([[tokenizer.eot, *tokenizer.encode(f"About {p}: {p}")]])
+        for p in known.people[: 4 * PEOPLE]
+    ]
+    x = torch.cat([trunk.hidden(row)[:, -1] for row in rows])
+    x = torch.cat([(x - x.mean(0)) / x.std(0), torch.ones(len(x), 1)], dim=1)
+    right = []
+    for relation in known.of(PERSON):
+        values = relation.values.texts
+        truth = [known.fact(p, relation.name) for p in known.people[: len(x)]]
+        y = torch.eye(len(values))[[values.index(v) for v in truth]]
+        a, b = x[::2], x[1::2]  # of every two neighbours in rank, one is for testing
+        w = torch.linalg.solve(a.T @ a + 10 * torch.eye(a.shape[1]), a.T @ y[::2])
+        right += ((b @ w).argmax(-1) == y[1::2].argmax(-1)).tolist()
+    return fmean(right)
+
+
+def targets_per_row(kind: str, scored: float) -> float:
+    """How many positions of a row teach something."""
+    if kind == "spans":
+        row, mask = span_rows(torch.zeros(1, SHORT).long(), sentinels(), Random(0))
+        return float(mask.sum())
+    return {"causal": (T - 1) * scored, "masked": RATE * T, "replaced": T * scored}[kind]
+
+
+def run(seed: int, kind: str, scored: float = 1.0, steps: int = STEPS) -> dict:
+    """Train one model and ask what it knows."""
+    torch.manual_seed(seed)
+    model = build(kind)
+    budget = steps * operations("causal", 1.0)
+    steps = round(budget / operations(kind, scored))
+    config = TrainConfig(steps, lr=1e-2, matrix_lr=1e-2, weight_decay=0.0)
+    losses = minimise(model, objective(kind, scored, model, seed), config)
+    model.eval()
+    return {
+        "steps": steps,
+        "teraflops": round(B * steps * operations(kind, scored) / 1e12, 3),
+        "targets a row": round(targets_per_row(kind, scored), 1),
+        "chosen": round(choosing(kind, model), 4),
+        "probed": round(probing(kind, model), 4),
+        "chance": round(chance(), 4),
+        "last loss": round(fmean(losses[-50:]), 4),
+    }
+
+
+if __name__ == "__main__":
+    text()  # made here, or the first run would pay for it
+    run_study(__file__, QUESTION, ARMS, seeds=(0, 1, 2), run=run)
