@@ -1,4 +1,4 @@
-"""The command line: ``minillm tour | train | generate | ask | export | doctor``.
+"""The command line: ``minillm tour | train | generate | ask | export | zoo | doctor``.
 
 Heavy imports happen inside the commands, so that ``--help`` answers at once.
 """
@@ -40,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     _add_generate(commands)
     _add_ask(commands)
     _add_export(commands)
+    _add_zoo(commands)
     doctor = commands.add_parser("doctor", help="is everything ready? what is missing?")
     doctor.set_defaults(command=_doctor)
     return top
@@ -117,6 +118,14 @@ def _add_export(commands) -> None:
     export.set_defaults(command=_export)
 
 
+def _add_zoo(commands) -> None:
+    zoo = commands.add_parser("zoo", help="the trained models of the notebooks")
+    zoo.add_argument("name", nargs="*", help="train it, if that has not been done")
+    zoo.add_argument("--all", action="store_true", help="train all that are missing")
+    zoo.add_argument("--list", action="store_true", help="say what there is (default)")
+    zoo.set_defaults(command=_zoo)
+
+
 def _tour(options: argparse.Namespace) -> None:
     from minillm.school.options import options_from
     from minillm.school.tour import tour
@@ -188,6 +197,12 @@ def _export(options: argparse.Namespace) -> None:
     print(f"written to {folder}; load it with")
     print(f"    AutoModelForCausalLM.from_pretrained({str(folder)!r})")
     print(f"    AutoTokenizer.from_pretrained({str(folder)!r})")
+
+
+def _zoo(options: argparse.Namespace) -> None:
+    from minillm.school import zoo
+
+    zoo.main([] if options.list else options.name, options.all and not options.list)
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -159,3 +159,14 @@ def png(axes: Axes) -> bytes:
 def data_url(axes: Axes) -> str:
     """The picture as text that an HTML page can hold, so that the page is one file."""
     return "data:image/png;base64," + base64.b64encode(png(axes)).decode()
+
+
+def picture(axes: Axes):
+    """The picture as the last value of a notebook's cell, which shows it.
+
+    No figure of pyplot is opened, so none is left open, and what the cell returns is
+    the same text on every machine.
+    """
+    from IPython.display import Image  # only notebooks have it
+
+    return Image(png(axes), width=round(axes.figure.get_figwidth() * 96))
