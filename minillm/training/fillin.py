@@ -20,6 +20,7 @@ al. 2020, section 2.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from random import Random
 
 import torch
@@ -81,7 +82,7 @@ def draw_spans(T: int, rate: float, length: int, dice: Random) -> list[tuple[int
     Source: Raffel et al. 2020, section 3.1.4 (15 % of the tokens, mean length 3).
 
     >>> draw_spans(T=20, rate=0.3, length=3, dice=Random(0))
-    [(1, 2), (13, 18)]
+    [(7, 11), (17, 19)]
     """
     hidden = max(round(rate * T), 1)
     n = max(round(hidden / length), 1)
@@ -99,7 +100,7 @@ def draw_spans(T: int, rate: float, length: int, dice: Random) -> list[tuple[int
 def _parts(total: int, n: int, dice: Random) -> list[int]:
     """``total`` as a sum of n positive numbers, all sums equally likely."""
     cuts = [0, *sorted(dice.sample(range(1, total), n - 1)), total]
-    return [b - a for a, b in zip(cuts, cuts[1:], strict=False)]
+    return [b - a for a, b in pairwise(cuts)]
 
 
 def span_rows(
@@ -146,7 +147,10 @@ class Electra(nn.Module):
 
     def __init__(self, generator: GPTConfig, discriminator: GPTConfig):
         super().__init__()
-        for name, config in (("generator", generator), ("discriminator", discriminator)):
+        for name, config in (
+            ("generator", generator),
+            ("discriminator", discriminator),
+        ):
             remedy = "build it with causal=False: both look in both directions"
             require(not config.causal, name, config, "an encoder", remedy)
         self.generator, self.discriminator = GPT(generator), GPT(discriminator)
