@@ -24,7 +24,8 @@ USAGE = """usage: python course.py COMMAND [OPTIONS]
 
   run    the small model goes through the whole pipeline (OPTIONS of `minillm tour`)
   lab    open the notebooks in JupyterLab (OPTIONS of `jupyter lab`)
-  test   everything that CI runs: style, tests, doctests (OPTIONS of pytest);
+  test   everything that CI runs: style, tests, doctests, notebooks (OPTIONS of pytest;
+         with -k or -m, which choose tests, the notebooks are left out);
          with --studies: run the studies again whose code has changed (an hour or two)
 
 The first call makes a virtual environment in .venv, beside this file, and installs the
@@ -623,6 +624,8 @@ def test(options):
         ("layout (ruff format)", ["ruff", "format", "--check", "."]),
         ("tests and doctests (pytest)", ["pytest"] + PYTEST_OPTIONS + options),
     ]
+    if not {"-k", "-m"} & set(options):
+        steps += [("notebooks (models, nbval)", ["minillm.school.notebooks"])]
     passed = {}
     for name, module in steps:
         print("\n--- {0}".format(name))

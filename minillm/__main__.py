@@ -120,9 +120,8 @@ def _add_export(commands) -> None:
 
 def _add_zoo(commands) -> None:
     zoo = commands.add_parser("zoo", help="the trained models of the notebooks")
-    zoo.add_argument("name", nargs="*", help="train it, if that has not been done")
+    zoo.add_argument("names", nargs="*", help="to be trained, if they are missing")
     zoo.add_argument("--all", action="store_true", help="train all that are missing")
-    zoo.add_argument("--list", action="store_true", help="say what there is (default)")
     zoo.set_defaults(command=_zoo)
 
 
@@ -202,7 +201,7 @@ def _export(options: argparse.Namespace) -> None:
 def _zoo(options: argparse.Namespace) -> None:
     from minillm.school import zoo
 
-    zoo.main([] if options.list else options.name, options.all and not options.list)
+    zoo.main(options.names, options.all)
 
 
 def _doctor(options: argparse.Namespace) -> int:

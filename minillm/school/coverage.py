@@ -5,12 +5,16 @@
     [[topic]]      something that has to be taught, and what it needs:
                    code in the package, an experiment, an exercise, an answer, prose
     [[question]]   an interview question that has to be answered
-    claims = []    ids of claims that have to be put to the test
+    claims = []    ids of claims of other chapters that it puts to the test, too
+    finished = true
 
 and names the place of each: a function of the package, the tag of a cell in the
 notebook, the id of an exercise, the tag of an answer in the solutions. ``missing``
-looks whether all of these exist. One place may serve several topics.
+looks whether all of these exist, and whether every claim that is declared for the
+chapter is put to the test. One place may serve several topics. Tests hold a chapter to
+its table once it says that it is finished.
 
+    python -m minillm.school.coverage          what does each chapter still lack?
     python -m minillm.school.coverage 01       what does chapter 01 still lack?
 """
 
@@ -23,9 +27,10 @@ from pathlib import Path
 
 import jupytext
 
-from minillm.errors import require
+from minillm.errors import require, require_file
 
 ROOT = Path(__file__).resolve().parents[2]
+TABLES = Path("notebooks", "coverage")
 PLACES = {  # what a topic may need -> the field that says where it is
     "code": "code",
     "experiment": "cells",
@@ -43,29 +48,45 @@ def missing(chapter: str, root: Path = ROOT) -> list[str]:
         FileNotFoundError: it has no table.
         ValueError: a topic needs something that there is no word for.
     """
-    path = root / "notebooks" / "coverage" / f"{chapter}.toml"
-    table = tomllib.loads(path.read_text(encoding="utf-8"))
+    promised = table(chapter, root)
     there = existing(chapter, root)
     lacks = []
-    for row in [*table.get("topic", ()), *table.get("question", ())]:
+    for row in [*promised.get("topic", ()), *promised.get("question", ())]:
         lacks += _lacks(row, there)
-    for id_ in table.get("claims", ()):
+    declared = [it.id for it in _defined("claims", chapter, "CLAIMS")]
+    for id_ in dict.fromkeys([*declared, *promised.get("claims", ())]):
         if id_ not in there["claims"]:
             lacks.append(f"claim {id_} is nowhere put to the test")
     return lacks
 
 
+def table(chapter: str, root: Path = ROOT) -> dict:
+    """What a chapter promised.
+
+    Raises:
+        FileNotFoundError: it has no table.
+    """
+    path = root / TABLES / f"{chapter}.toml"
+    require_file(path, "write down what the chapter has to teach")
+    return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+def chapters(root: Path = ROOT) -> list[str]:
+    """The chapters that have a table or a notebook, in order."""
+    tables = (path.stem for path in (root / TABLES).glob("[0-9]*.toml"))
+    sources = (path.name[:2] for path in (root / "notebooks/src").glob("[0-9]*.py"))
+    return sorted({*tables, *sources})
+
+
 def existing(chapter: str, root: Path = ROOT) -> dict[str, set[str]]:
     """All places of a chapter that a table may name."""
-    notebook, solutions = (
-        _cells(chapter, root, "notebooks"),
-        _cells(chapter, root, "solutions"),
-    )
+    notebook = _cells(chapter, root, "notebooks")
+    solutions = _cells(chapter, root, "solutions")
     code = "\n".join(c.source for c in notebook + solutions if c.cell_type == "code")
     return {
         "cells": _tags(notebook),
         "answers": {tag for tag in _tags(solutions) if tag.startswith("answer-")},
-        "exercises": _exercises(chapter),
+        "exercises": {it.id for it in _defined("checks", chapter, "EXERCISES")},
         "claims": set(CLAIM.findall(code)),
     }
 
@@ -84,7 +105,8 @@ def has_name(path: str) -> bool:
 
 
 def _lacks(row: dict, there: dict[str, set[str]]) -> list[str]:
-    lacks, what = [], f"{row['id']} ({row['title']})"
+    what = f"{row['id']} ({row['title']})"
+    lacks = [] if row["needs"] else [f"{what}: it needs nothing"]
     for need in row["needs"]:
         require(need in PLACES, "needs", need, f"one of {tuple(PLACES)}", "correct it")
         field = PLACES[need]
@@ -106,22 +128,24 @@ def _tags(cells: list) -> set[str]:
     return {tag for cell in cells for tag in cell.metadata.get("tags", ())}
 
 
-def _exercises(chapter: str) -> set[str]:
-    """Ids of a chapter's exercises, as ``minillm.school.checks`` defines them."""
-    name = f"minillm.school.checks.ch{chapter}"
+def _defined(where: str, chapter: str, name: str) -> tuple:
+    """What ``minillm.school.checks`` or ``.claims`` define for a chapter."""
+    module = f"minillm.school.{where}.ch{chapter}"
     try:
-        if importlib.util.find_spec(name) is None:
-            return set()
-    except ModuleNotFoundError:  # there are no checks at all yet
-        return set()
-    return {exercise.id for exercise in importlib.import_module(name).EXERCISES}
+        if importlib.util.find_spec(module) is None:
+            return ()
+    except ModuleNotFoundError:  # there is not even the folder
+        return ()
+    return tuple(getattr(importlib.import_module(module), name))
 
 
-def main(chapters: list[str]) -> None:
+def main(wanted: list[str]) -> None:
     """Print what chapters lack."""
-    for chapter in chapters:
+    for chapter in wanted or chapters():
         lacks = missing(chapter)
-        print("\n".join(lacks) or f"Chapter {chapter} lacks nothing.")
+        state = "finished" if table(chapter).get("finished") else "not finished"
+        print(f"Chapter {chapter}, {state}: {len(lacks)} things are missing.")
+        print("".join(f"    {line}\n" for line in lacks), end="")
 
 
 if __name__ == "__main__":

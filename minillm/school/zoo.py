@@ -8,7 +8,8 @@ so a model is never older than the code that it is shown with.
 Several notebooks may ask at once. One trains and the others wait for its file, behind a
 lock of the operating system: it vanishes with the process that holds it, however that
 ends, so no lock is ever left behind. Whether the model was trained now or read, the
-caller's random numbers go on the same.
+caller's random numbers go on the same. A file holds a hash of its tensors; one that is
+damaged is said to be, and made again.
 
     minillm zoo            what there is, and what is already trained
     minillm zoo base       train it now
@@ -28,6 +29,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
+from torch import Tensor
 
 from minillm.data import Tokenizer
 from minillm.errors import require_one_of
@@ -41,7 +43,6 @@ from minillm.school.recipes.sft import Sft
 from minillm.world import World, WorldConfig
 
 RECIPES = {"base": Base(), "sft": Sft()}
-FORMAT = "minillm zoo 1"
 SEED = "MINILLM_ZOO_SEED"  # authors set it, to see which outputs hang on the seed
 
 
@@ -141,28 +142,44 @@ def _lock(path: Path, progress: bool) -> AbstractContextManager:
 
 
 def _train(path: Path, recipe: Any, progress: bool) -> ZooModel:
+    """Train under the lock; a file that is there by now could not be read."""
+    if path.is_file():
+        print(f"{path} is damaged; it is made again.", file=sys.stderr)
     if progress:
         words = f"Training the model {_name(recipe)!r}; later calls find it ready."
         print(words, file=sys.stderr)
     model, tokenizer = recipe.train(load, progress)
-    header = {"format": FORMAT, "special": json.dumps(tokenizer.special_names)}
-    header |= {"model": json.dumps(asdict(model.config))}
     tensors = {f"model.{name}": w for name, w in model.weights().items()}
-    save_tensors(path, tensors | {"merges": torch.tensor(tokenizer.merges)}, header)
+    tensors["merges"] = torch.tensor(tokenizer.merges).reshape(-1, 2)
+    header = {
+        "model": json.dumps(asdict(model.config)),
+        "special": json.dumps(tokenizer.special_names),
+        "sha256": _digest(tensors),
+    }
+    save_tensors(path, tensors, header)
     return ZooModel(_name(recipe), model.eval(), tokenizer, recipe.world)
 
 
 def _read(path: Path, recipe: Any) -> ZooModel | None:
-    """The model that a file holds; None if there is none, or only a damaged one."""
+    """The model that a file holds; None if there is none, or a damaged one."""
     try:
         tensors, header = load_tensors(path, "train it")
-        merges = tuple(map(tuple, tensors.pop("merges").tolist()))
-        tokenizer = Tokenizer(merges, tuple(json.loads(header["special"])))
-        model = GPT(GPTConfig(**json.loads(header["model"])))
-    except (FileNotFoundError, ValueError, LookupError):
+    except (FileNotFoundError, ValueError):
         return None
+    if header.get("sha256") != _digest(tensors):
+        return None
+    merges = tuple(map(tuple, tensors.pop("merges").tolist()))
+    tokenizer = Tokenizer(merges, tuple(json.loads(header["special"])))
     weights = {name.removeprefix("model."): w for name, w in tensors.items()}
+    model = GPT(GPTConfig(**json.loads(header["model"])))
     if model.config.tied:
         weights["lm_head.weight"] = weights["embed_tokens.weight"]
     model.load_state_dict(weights)
     return ZooModel(_name(recipe), model.eval(), tokenizer, recipe.world)
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()

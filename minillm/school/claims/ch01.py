@@ -2,13 +2,20 @@
 
 from minillm.school.claims.claim import Claim
 
+
+def more_often_than_not(shares: tuple[float, float]) -> str:
+    """Of two shares: both above a half, none, or one of them."""
+    above = sum(share > 0.5 for share in shares)
+    return ("refuted", "depends", "holds")[above]
+
+
 CLAIMS = (
     Claim(
         "A1",
         "Before training, the loss of a language model is typically between 2 and 4.",
         lambda loss: 2 <= loss <= 4,
-        "At the start all V tokens are equally likely, so the loss is ln V: between "
-        "10 and 12 for usual vocabularies. Values of 2 to 4 come later.",
+        "At the start all V tokens are about equally likely, so the loss is about "
+        "ln V: 10.4 for 32,000 tokens, 11.8 for 128,000. Losses of 2 to 4 come later.",
     ),
     Claim(
         "A2",
@@ -52,7 +59,7 @@ CLAIMS = (
     Claim(
         "A7",
         "The most probable continuation of a bare prompt is the fact it hints at.",
-        lambda shares: "depends" if shares[0] > 0.8 and shares[1] < 0.2 else "refuted",
+        more_often_than_not,
         "Of a question, yes, if the fact is well known. A bare beginning goes on in "
         "whatever way such texts go on. (Measured: how often the fact comes next, "
         "after a question and after the name alone.)",
@@ -69,15 +76,16 @@ CLAIMS = (
         "A9",
         "When 20 to 30 percent of the data are noise, the ability collapses.",
         "unsourced",
-        "No source for a threshold was found. Junk costs capacity, and marking where "
-        "text comes from brings most of it back (Allen-Zhu and Li 2024, 2404.05405).",
+        "No source for a threshold was found. Junk does cost capacity for facts, and "
+        "marking where each text comes from wins some of it back (Allen-Zhu and Li "
+        "2024, 2404.05405).",
     ),
     Claim(
         "A10",
         "Later stages build on frozen patterns of the base model.",
         lambda changed: changed == 0,
-        "Full fine-tuning changes every weight; only methods such as LoRA freeze the "
-        "base. (Measured: the share of weights that fine-tuning changed.)",
+        "Full fine-tuning freezes nothing; it takes methods such as LoRA to leave the "
+        "base as it was. (Measured: the share of weights that fine-tuning changed.)",
     ),
     Claim(
         "A11",
@@ -97,14 +105,14 @@ CLAIMS = (
         "A13",
         "Following instructions emerges without explicit training.",
         "documented",
-        "The same table says that it takes supervised fine-tuning, which is explicit "
-        "training on instructions.",
+        "The table that says so adds that it takes supervised fine-tuning, which is "
+        "explicit training to follow instructions.",
     ),
     Claim(
         "A14",
         "Next-token prediction is the objective of all modern language models.",
         "documented",
         "Of most decoder-only ones. T5 restores spans (Raffel et al. 2020), BERT fills "
-        "in masks, diffusion models denoise, DeepSeek-V3 adds further tokens.",
+        "in masks, diffusion models denoise, DeepSeek-V3 looks several tokens ahead.",
     ),
 )

@@ -10,7 +10,7 @@ import importlib
 import math
 import pkgutil
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -86,7 +86,7 @@ def claim(id: str, value: Any = None) -> None:
     Claim A1, from an interview guide:
         Before training, the loss of a language model is typically between 2 and 4.
     Measured: 11. Verdict: refuted.
-        At the start all V tokens are equally likely, so the loss is ln V: ...
+        At the start all V tokens are about equally likely, so the loss is about ...
     """
     it = find(id)
     verdict = it.verdict(value)
@@ -111,11 +111,25 @@ def find(id: str) -> Claim:
 
 @cache
 def all_claims() -> dict[str, Claim]:
-    """Every claim by its id, chapter by chapter."""
+    """Every claim by its id, chapter by chapter.
+
+    Raises:
+        ValueError: two claims of one id.
+    """
     package = importlib.import_module("minillm.school.claims")
     names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
     chapters = [name for name in names if name.startswith("ch")]
-    return {it.id: it for name in chapters for it in chapter_claims(name)}
+    found = [it for name in chapters for it in chapter_claims(name)]
+    return by_id(found)
+
+
+def by_id(claims: Iterable[Claim]) -> dict[str, Claim]:
+    """Claims by their ids, of which no two may be the same."""
+    found: dict[str, Claim] = {}
+    for it in claims:
+        require(it.id not in found, "id", it.id, "unique", "take another number")
+        found[it.id] = it
+    return found
 
 
 def chapter_claims(module: str) -> tuple[Claim, ...]:

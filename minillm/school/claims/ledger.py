@@ -1,4 +1,7 @@
-"""The ledger of claims: read from what the committed notebooks printed."""
+"""The ledger of claims: read from what the committed notebooks printed.
+
+python -m minillm.school.claims.ledger     print it as a table in Markdown
+"""
 
 import json
 import re
@@ -50,10 +53,10 @@ def entries_of(text: str, notebook: str = "") -> list[Entry]:
     ('X1', 'Two is large.', 'a guide', '2', 'refuted')
     """
     heads = list(HEAD.finditer(text))
+    ends = [*(head.start() for head in heads[1:]), len(text)]
     entries = []
-    for head in heads:
-        tail = TAIL.search(text, head.end())
-        if tail:
+    for head, end in zip(heads, ends, strict=False):  # no head: one end too many
+        if tail := TAIL.search(text, head.end(), end):
             sentence = " ".join(text[head.end() : tail.start()].split())
             entries.append(Entry(head[1], sentence, head[2], *tail.groups(), notebook))
     return entries
@@ -67,5 +70,10 @@ def table(entries: list[Entry]) -> str:
     return "\n".join(lines)
 
 
+def main(folder: Path = NOTEBOOKS) -> None:
+    """Print the ledger."""
+    print(table(ledger(folder)))
+
+
 if __name__ == "__main__":
-    print(table(ledger()))
+    main()

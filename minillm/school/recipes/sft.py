@@ -10,16 +10,17 @@ from minillm.data.examples import Examples
 from minillm.finetuning import finetune, sft_config, sft_examples
 from minillm.model import GPT
 from minillm.school.recipes.base import Base
+from minillm.school.tiny_sft import EXAMPLES, RATES
 from minillm.world import World, WorldConfig
 from minillm.world.instructions import instructions
 
 BASE = Base()
-RATES = {"lr": 3e-3, "matrix_lr": 3e-3}
 
 
 @dataclass(frozen=True)
 class Sft:
-    """What the assistant has learned from; the settings are those of the tour.
+    """What the assistant has learned from; the settings are those of the tour (a test
+    compares what is not taken from there).
 
     Args:
         base: the recipe of the model that it begins with, which gets the same seed.
@@ -30,7 +31,7 @@ class Sft:
     """
 
     base: Base = BASE
-    examples: int = 4_000
+    examples: int = EXAMPLES
     epochs: float = 1
     B: int = 32
     seed: int = 0
