@@ -1,4 +1,4 @@
-"""The command line: ``minillm tour | train | generate | ask | export | zoo | doctor``.
+"""The command line: ``minillm tour | train | generate | ask | zoo | check | ...``.
 
 Heavy imports happen inside the commands, so that ``--help`` answers at once.
 """
@@ -41,6 +41,8 @@ def parser() -> argparse.ArgumentParser:
     _add_ask(commands)
     _add_export(commands)
     _add_zoo(commands)
+    _add_check(commands)
+    _add_grade(commands)
     doctor = commands.add_parser("doctor", help="is everything ready? what is missing?")
     doctor.set_defaults(command=_doctor)
     return top
@@ -125,6 +127,26 @@ def _add_zoo(commands) -> None:
     zoo.set_defaults(command=_zoo)
 
 
+def _add_check(commands) -> None:
+    check = commands.add_parser("check", help="what is right and wrong in your answers")
+    check.add_argument("file", help="a notebook or a script")
+    check.add_argument("--chapter", help="for instance 01; default all")
+    check.add_argument("--hint", type=int, default=0, choices=range(4), help="1, 2, 3")
+    check.add_argument("--seed", type=int, default=0, help="of the numbers tried")
+    check.add_argument("--slow", action="store_true", help="replay experiments, too")
+    check.set_defaults(command=_check)
+
+
+def _add_grade(commands) -> None:
+    grade = commands.add_parser("grade", help="grade a folder of submissions")
+    grade.add_argument("submissions", help="a file or a folder for each student")
+    grade.add_argument("--out", required=True, help="folder for the report")
+    grade.add_argument("--chapter", help="for instance 01; default all")
+    grade.add_argument("--seed", type=int, default=0, help="of the numbers tried")
+    grade.add_argument("--slow", action="store_true", help="replay experiments, too")
+    grade.set_defaults(command=_grade)
+
+
 def _tour(options: argparse.Namespace) -> None:
     from minillm.school.options import options_from
     from minillm.school.tour import tour
@@ -202,6 +224,25 @@ def _zoo(options: argparse.Namespace) -> None:
     from minillm.school import zoo
 
     zoo.main(options.names, options.all)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from minillm.school.checks.notebook import told
+    from minillm.school.grading.grade import Settings, check_file
+
+    settings = Settings(options.chapter, options.seed, options.slow)
+    results = check_file(options.file, settings)
+    for result in results:
+        print(told(result, options.hint))
+    return int(any(verdict.wrong for r in results for verdict in r.verdicts))
+
+
+def _grade(options: argparse.Namespace) -> None:
+    from minillm.school.grading.grade import Settings, grade
+
+    settings = Settings(options.chapter, options.seed, options.slow)
+    graded = grade(options.submissions, options.out, settings)
+    print(f"{len(graded)} submissions graded; read {options.out}/report.txt")
 
 
 def _doctor(options: argparse.Namespace) -> int:

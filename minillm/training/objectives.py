@@ -19,10 +19,11 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-from jaxtyping import Bool, Int
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from minillm.errors import require
+from minillm.errors import require, require_mask
 from minillm.training.losses import IGNORE
 
 
@@ -66,9 +67,33 @@ def mask_tokens(
     if maskable is not None:
         chosen &= maskable
     fate = torch.rand(tokens.shape, generator=generator)
-    other = torch.randint(vocab_size, tokens.shape, generator=generator)
+    others = torch.randint(vocab_size, tokens.shape, generator=generator)
+    return hide_tokens(tokens, chosen, fate, others, mask_id)
+
+
+def hide_tokens(
+    tokens: Int[Tensor, "B T"],
+    chosen: Bool[Tensor, "B T"],
+    fate: Float[Tensor, "B T"],
+    others: Int[Tensor, "B T"],
+    mask_id: int,
+) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
+    """Inputs and targets of masked language modelling, when the draws are made.
+
+    Args:
+        tokens: the text.
+        chosen: True at the positions that are asked for.
+        fate: of the chosen, those below 0.8 are hidden, those from 0.8 and below 0.9
+            become another token, and the rest stay.
+        others: the tokens to become.
+        mask_id: the token that stands for "hidden".
+
+    >>> tokens, draws = torch.tensor([[5, 6, 7]]), torch.tensor([[0.1, 0.85, 0.95]])
+    >>> hide_tokens(tokens, tokens > 5, draws, tokens - 5, 9)
+    (tensor([[5, 1, 7]]), tensor([[-100,    6,    7]]))
+    """
     inputs = tokens.masked_fill(chosen & (fate < 0.8), mask_id)
-    inputs = torch.where(chosen & (fate >= 0.8) & (fate < 0.9), other, inputs)
+    inputs = torch.where(chosen & (fate >= 0.8) & (fate < 0.9), others, inputs)
     return inputs, tokens.masked_fill(~chosen, IGNORE)
 
 
@@ -139,3 +164,35 @@ def replaced_token_targets(
     same = tokens.shape == corrupted.shape
     require(same, "corrupted", corrupted, need, "fill the gaps of the same text")
     return tokens != corrupted
+
+
+def replaced_token_loss(
+    scores: Float[Tensor, "B T"],
+    tokens: Int[Tensor, "B T"],
+    corrupted: Int[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+) -> Float[Tensor, ""]:
+    """Mean surprise in nats over all real positions: was this token replaced?
+
+    The question is asked of every token, hidden or not; that, more than the question
+    itself, is what the method gains by (Clark et al. 2020, section 3.4).
+
+    Args:
+        scores: logits of "replaced". The answer is about the token that the position
+            sees, so nothing is shifted.
+        tokens: the text.
+        corrupted: the text with its gaps filled by a generator.
+        mask: True at real tokens, False at padding.
+
+    Raises:
+        ValueError: no real token at all, or shapes that do not belong together.
+
+    >>> tokens = torch.tensor([[5, 6]])
+    >>> replaced_token_loss(torch.zeros(1, 2), tokens, tokens, tokens > 0)   # ln 2
+    tensor(0.6931)
+    """
+    require_mask(mask, tuple(tokens.shape))
+    remedy = "leave batches out that are padding only"
+    require(bool(mask.any()), "mask", mask, "True somewhere", remedy)
+    targets = replaced_token_targets(tokens, corrupted).to(scores.dtype)
+    return F.binary_cross_entropy_with_logits(scores[mask], targets[mask])

@@ -174,13 +174,13 @@ rows = torch.tensor([ids])
 with torch.no_grad():
     at_start = next_token_loss(new(rows), rows).item()
 V = model.config.vocab_size
-print(f"V = {V:,}: ln V is {math.log(V):.1f}, a new model has {at_start:.1f}")
+near = abs(at_start - math.log(V)) < 0.3
+print(f"V = {V:,}: ln V is {math.log(V):.1f}; a new model is within 0.3 of it: {near}")
 usual = 50_257
-spread = torch.randn(100, usual)  # scores drawn from N(0, 1), as in the guide
-noisy = F.cross_entropy(spread, torch.randint(usual, (100,))).item()
-print(
-    f"V = {usual:,}: ln V is {math.log(usual):.1f}, with scores from N(0, 1) {noisy:.1f}"
-)
+scores = torch.randn(200, usual)  # drawn from N(0, 1)
+noisy = (scores.logsumexp(-1) - scores[:, 0]).mean().item()
+print(f"V = {usual:,}: ln V is {math.log(usual):.1f};", end=" ")
+print(f"scores from N(0, 1) cost half a nat more: {abs(noisy - math.log(usual) - 0.5) < 0.3}")
 print()
 claim("A1", round(math.log(usual), 1))
 
@@ -652,16 +652,16 @@ def learned_mistakes(share):
 
     minimise(small, loss, TrainConfig(120, **rates))
     with torch.no_grad():
-        return small(buggy_rows(0.0, dice)).softmax(-1)[:, ::2]  # at each question
+        return small(buggy_rows(share, dice)).softmax(-1)[:, ::2]  # at each question
 
 
 # %% tags=["noise-result"]
 told = [learned_mistakes(share) for share in shares]
 learned = [p[..., BUG].mean().item() for p in told]
-print(f"{'data':>6} {'learned':>8}   greedy makes a mistake")
+print("in the data   learned, within 3%   greedy makes the mistake")
 for share, q, p in zip(shares, learned, told, strict=True):
     greedy = (p.argmax(-1) == BUG).float().mean().item()
-    print(f"{share:>6.0%} {q:>8.0%}   {greedy:.0%} of the time")
+    print(f"{share:>11.0%}   {abs(q - share) < 0.03!s:>18}   {greedy:.0%} of the time")
 q = round(learned[0], 2)
 print(f"\n20 choices in a row without a mistake: {(1 - q) ** 20:.0%} when sampled\n")
 claim("A8", q)
@@ -682,25 +682,26 @@ claim("A9")
 # and see both sides of it.
 
 # %% tags=["rivals"]
-clean = text.test.accounts[1]
-row = torch.tensor([[token.token for token in clean]])
-spell = text.tokenizer
-names = {800: "<mask>", 801: "<1>", 802: "<2>", 803: "<3>", 804: "<4>"}
+clean = experiment["text"]().tokenizer
+row = torch.tensor([clean.encode("About Voro Jadark: Voro Jadark keeps a canary.")])
+MASK, MARKS = 800, [801, 802, 803, 804]  # ids that no text has
+names = {MASK: "[mask]"} | {mark: f"[{mark - MASK}]" for mark in MARKS}
 
 
 def show_row(title, ids):
-    print(f"{title:9}", "".join(names.get(i, spell.decode([min(i, 799)])) for i in ids))
+    spelled = [names[i] if i in names else clean.decode([i]).strip() for i in ids]
+    print(f"{title:9} {' '.join(spelled)}")
 
 
-dice = torch.Generator().manual_seed(4)
-inputs, targets = mask_tokens(row, 800, 800, rate=0.3, generator=dice)
-false = inputs.where(inputs != 800, torch.tensor(spell.encode(" cat")[0]))
-replaced = replaced_token_targets(row, false)
-spans, scored = span_rows(row, [801, 802, 803, 804], Random(1), rate=0.3)
+dice = torch.Generator().manual_seed(5)
+inputs, targets = mask_tokens(row, MASK, 800, rate=0.3, generator=dice)
+filled = inputs.masked_fill(inputs == MASK, clean.encode(" Voro")[0])  # a bad generator
+replaced = replaced_token_targets(row, filled)
+spans, scored = span_rows(row, MARKS, Random(2), rate=0.3)
 show_row("text", row[0].tolist())
 show_row("masked", inputs[0].tolist())
 show_row("  asks", row[0][targets[0] != IGNORE].tolist())
 show_row("spans", spans[0][~scored[0]].tolist())
 show_row("  asks", spans[0][scored[0]].tolist())
-show_row("replaced", false[0].tolist())
-print(f"{'  asks':9}", "".join(" xo"[1 + int(not r)] for r in replaced[0]), "(x: replaced)")
+show_row("replaced", filled[0].tolist())
+print(f"{'  asks':9} {' '.join('yes' if r else 'no' for r in replaced[0])}")

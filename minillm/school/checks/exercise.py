@@ -1,9 +1,9 @@
 """What an exercise is: a question, a check, plausible wrong answers, and hints.
 
-Everything about it stands in one place, ``chNN.py``. The solution is the package's own
-function; a **mutant** is a function that makes one classic mistake, named after it, with
-one sentence about it as its docstring. A student whose results are those of a mutant is
-told that sentence, so write it to them.
+Everything about it stands in one place, ``chNN.py`` or a part of it, ``chNN_*.py``.
+The solution is the package's own function; a **mutant** is a function that makes one
+classic mistake, named after it, with a sentence or two about it as its docstring. A
+student whose results are those of a mutant is told them: write them to the student.
 
 What an author writes::
 
@@ -24,6 +24,7 @@ What an author writes::
     )
 """
 
+import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -34,7 +35,7 @@ from minillm.school.checks.tools import Check
 KINDS = {"I": "implement", "D": "debug", "N": "derive", "X": "experiment"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # one is only equal to itself
 class Exercise:
     """One exercise.
 
@@ -50,6 +51,7 @@ class Exercise:
         mutants: name -> wrong functions, each with its explanation as docstring.
         hints: three, from a question to nearly the line.
         start: for kind D, the broken functions that the student gets.
+        params: for kind N, draws the numbers that the answer is a function of.
 
     Raises:
         ValueError: a field that does not fit.
@@ -66,6 +68,7 @@ class Exercise:
     mutants: Mapping[str, tuple[Callable, ...]]
     hints: tuple[str, str, str]
     start: Mapping[str, Callable] = field(default_factory=lambda: MappingProxyType({}))
+    params: Callable[[random.Random], dict] | None = None
 
     def __post_init__(self) -> None:
         require_one_of(KINDS, kind=self.kind)

@@ -2,21 +2,16 @@
 
 A check is a function ``check(subject, tools)``. It says what to ask, as a **probe**: a
 function from a subject to whatever it answers. ``tools.same`` puts the probe to the
-answer and to the solution and compares. That an answer raises, hangs or returns nonsense
-concerns that fixture only. The expected values stay here.
-
-What is compared, and what is not: numbers to a relative 1e-4 of their scale (float32 is
-as good as float64), shapes exactly, a list as a tensor of the same numbers. Tolerances
-are relative to the largest expected number, since an entry that cancels to nearly zero
-has no correct digits of its own.
+answer and to the solution and compares. That an answer raises, hangs or returns
+nonsense concerns that fixture only. The expected values stay here.
 """
 
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
+from minillm.school.checks.compare import differs
 from minillm.school.grading.inprocess import InProcess
 from minillm.school.grading.subject import AnswerError, Subject
 
@@ -47,11 +42,14 @@ class Tools:
     Args:
         solution: the right answer, by name.
         seed: of the fixtures.
+        slow: whether experiments are replayed.
     """
 
-    def __init__(self, solution: Mapping[str, Callable], seed: int = 0):
+    def __init__(
+        self, solution: Mapping[str, Callable], seed: int = 0, slow: bool = False
+    ):
         self.reference = InProcess(solution)
-        self.seed = seed
+        self.seed, self.slow = seed, slow
         self.verdicts: list[Verdict] = []
 
     def same(
@@ -74,7 +72,7 @@ class Tools:
         probe: Probe,
         complaint: Callable[[Any], str],
     ) -> None:
-        """The answer must satisfy a condition; ``complaint`` says what is wrong, or ""."""
+        """The answer must satisfy a condition; ``complaint`` says what is wrong."""
         answer = ask(probe, subject)
         if isinstance(answer, AnswerError):
             wrong = answer.sentence
@@ -137,69 +135,15 @@ def all_of(*checks: Check) -> Check:
     return check
 
 
-def differs(answer: Any, expected: Any, rtol: float = 1e-4) -> str:
-    """In what an answer differs from what was expected; "" if in nothing.
+def all_params(draw: Callable[[random.Random], dict]) -> Fixtures:
+    """Fixtures of an exercise of kind N: a student's own numbers, and others.
 
-    >>> differs([1, 2], torch.tensor([1, 2]))
-    ''
-    >>> differs(torch.ones(3), torch.tensor(1.0))
-    'returned shape (3,) where () is right'
-    >>> differs(1.1, 1.0)
-    'is off by 1e-01 of the right size'
+    >>> list(all_params(lambda rng: {"n": rng.randint(1, 6)})(seed=7))
+    ['your numbers', 'other numbers', 'yet other numbers']
     """
-    if answer is None and expected is not None:
-        return "returned None; is a `return` missing?"
-    numbers, right = as_numbers(answer), as_numbers(expected)
-    if right is not None:
-        return _numbers_differ(numbers, right, rtol)
-    if isinstance(expected, list | tuple):
-        if not isinstance(answer, list | tuple) or len(answer) != len(expected):
-            return f"returned {_form(answer)} where {_form(expected)} is right"
-        pairs = zip(answer, expected, strict=True)
-        return next(filter(None, (differs(a, e, rtol) for a, e in pairs)), "")
-    if isinstance(expected, dict):
-        if not isinstance(answer, dict) or set(answer) != set(expected):
-            return f"returned {_form(answer)} where {_form(expected)} is right"
-        return differs([answer[k] for k in expected], list(expected.values()), rtol)
-    same = type(answer) is type(expected) and answer == expected
-    return "" if same else f"returned {_form(answer)}, which is not what is right"
 
+    def fixtures(seed: int) -> dict:
+        names = "your numbers", "other numbers", "yet other numbers"
+        return {n: (draw(random.Random(f"{n} {seed}")),) for n in names}
 
-def as_numbers(value: Any) -> torch.Tensor | None:
-    """A tensor, number, or list of numbers as float64; ``None`` for anything else.
-
-    >>> as_numbers([True, 2])
-    tensor([1., 2.], dtype=torch.float64)
-    """
-    if isinstance(value, torch.Tensor):
-        return value.double()
-    flat = value if isinstance(value, list | tuple) else [value]
-    if not flat or not all(isinstance(item, bool | int | float) for item in flat):
-        return None
-    return torch.tensor(value, dtype=torch.float64)
-
-
-def _numbers_differ(
-    answer: torch.Tensor | None, right: torch.Tensor, rtol: float
-) -> str:
-    if answer is None:
-        return "returned something else than numbers"
-    if answer.shape != right.shape:
-        shapes = tuple(answer.shape), tuple(right.shape)
-        return f"returned shape {shapes[0]} where {shapes[1]} is right"
-    odd = ~answer.isfinite()
-    if (odd & right.isfinite()).any():
-        return f"returned NaN or infinity in {int(odd.sum())} of {odd.numel()} places"
-    if torch.allclose(answer, right, rtol=0, atol=0, equal_nan=True):
-        return ""
-    scale = right[right.isfinite()].abs().max() if right.isfinite().any() else 1.0
-    off = float((answer - right).abs().max() / (scale or 1.0))
-    return "" if off <= rtol else f"is off by {off:.0e} of the right size"
-
-
-def _form(value: Any) -> str:
-    if isinstance(value, torch.Tensor):
-        return f"a tensor of shape {tuple(value.shape)}"
-    if isinstance(value, list | tuple):
-        return f"a {type(value).__name__} of {len(value)}"
-    return f"a {type(value).__name__}"
+    return fixtures

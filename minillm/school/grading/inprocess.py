@@ -39,6 +39,7 @@ class InProcess:
     ) -> list:
         """See ``Subject``."""
 
+        @torch.enable_grad()  # a notebook may have switched it off
         def gradients() -> list:
             function, given = self._find(name), self._in(list(inputs))
             places = [place for place in wrt if isinstance(place, int)]
@@ -57,9 +58,12 @@ class InProcess:
 
     def make(self, cls: str, *args: Any, **kwargs: Any) -> Handle:
         """See ``Subject``."""
-        _answer(
-            lambda: self._keep(self._find(cls)(*self._in(args), **self._in(kwargs)))
-        )
+
+        def keep() -> None:
+            made = self._find(cls)(*self._in(args), **self._in(kwargs))
+            self.objects.append(made)
+
+        _answer(keep)
         return Handle(len(self.objects) - 1)
 
     def method(self, handle: Handle, name: str, *args: Any, **kwargs: Any) -> Any:

@@ -66,27 +66,34 @@ class ProcessSubject:
         if self._refusal:
             raise AnswerError(self._refusal.kind, self._refusal.sentence)
         if self._child is None:
-            self._child = self.workshop.start(self.limits)
+            self._child = self._started()
             try:
-                self._exchange({"ask": "load", "source": self.source})
+                request = {"ask": "load", "source": self.source}
+                self._exchange(request, self.limits.load_seconds)
             except AnswerError as error:
                 self._refusal = error  # it would fail in the same way again
                 raise
-        return self._exchange({"ask": question, "args": list(args), "kwargs": kwargs})
+        request = {"ask": question, "args": list(args), "kwargs": kwargs}
+        return self._exchange(request, self.limits.seconds)
 
-    def _exchange(self, request: dict) -> Any:
+    def _started(self) -> Child:
+        try:
+            return self.workshop.start(self.limits)
+        except (EOFError, OSError, ValueError) as trouble:
+            sentence = f"got no process to run in ({type(trouble).__name__})"
+            raise AnswerError("start", f"{sentence}; ask your instructor") from None
+
+    def _exchange(self, request: dict, seconds: float) -> Any:
         """One question and its answer, against the clock."""
         late = threading.Event()
-        clock = threading.Timer(
-            self.limits.seconds, self._too_late, [late, self._child]
-        )
+        clock = threading.Timer(seconds, self._too_late, [late, self._child])
         clock.start()
         try:
             send(self._child.writer, request)
             reply = receive(self._child.reader)
             value, error, printed = _parts(reply)
         except (EOFError, OSError, WireError, ValueError) as trouble:
-            raise self._buried(late.is_set(), trouble) from None
+            raise self._buried(late.is_set() and seconds, trouble) from None
         finally:
             clock.cancel()
         self.printed = (self.printed + printed)[: self.limits.printed]
@@ -99,14 +106,13 @@ class ProcessSubject:
         late.set()
         child.end()
 
-    def _buried(self, late: bool, trouble: Exception) -> AnswerError:
-        """End the child, count its death, and say how it died."""
+    def _buried(self, late: float, trouble: Exception) -> AnswerError:
+        """End the child, count its death, and say how; ``late`` is how long it had."""
         self.close()
         self._deaths += 1
         error = AnswerError("died", "ended its process: an exit, or a crash")
         if late:
-            seconds = f"{self.limits.seconds:g} seconds"
-            error = AnswerError("timeout", f"did not end within {seconds}")
+            error = AnswerError("timeout", f"did not end within {late:g} seconds")
         elif isinstance(trouble, WireError):
             error = AnswerError("wire", f"spoke out of turn: {trouble}")
         if self._deaths >= self.limits.deaths:

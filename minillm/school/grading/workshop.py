@@ -22,7 +22,7 @@ from minillm.school.grading.wire import receive
 
 PACKAGE_HOME = str(Path(__file__).resolve().parents[3])
 KEPT = ("PATH", "SYSTEMROOT", "TEMP", "TMP", "LANG", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
-ISOLATION = "none: a child process with limits and the rights of whoever grades"
+ISOLATION = "none: a child process with the rights of whoever grades; limits on "
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Limits:
 
     Args:
         seconds: by the clock, for each call.
+        load_seconds: by the clock, for the imports and constants of an answer.
         memory_mb: beyond what torch itself takes; Linux only.
         cpu_seconds: over a child's whole life; not on Windows.
         file_mb: the largest file that it may write; not on Windows.
@@ -39,11 +40,20 @@ class Limits:
     """
 
     seconds: float = 5.0
+    load_seconds: float = 20.0
     memory_mb: int = 1024
     cpu_seconds: int = 60
     file_mb: int = 16
     printed: int = 500
     deaths: int = 3
+
+
+def isolation() -> str:
+    """What protects the grader on this machine, for the result files."""
+    linux, windows = sys.platform.startswith("linux"), os.name == "nt"
+    more = "" if windows else ", processor time, file size"
+    memory = ", memory" if linux else "; no limit on memory here"
+    return f"{ISOLATION}time{more}{memory}"
 
 
 class Child:
