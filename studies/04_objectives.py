@@ -43,7 +43,7 @@ from minillm.world.questions import fact_question
 QUESTION = "What do four objectives teach with equal compute?"
 WORLD = WorldConfig(people=64, cities=24, mixture=(0.5, 0.5, 0, 0, 0, 0, 0, 0))
 B, T, V, RATE, SPANS = 16, 64, 800, 0.15, 3
-STEPS = 1000  # of the causal model; the others get what the same operations buy
+STEPS = 800  # of the causal model; the others get what the same operations buy
 SHORT = 56  # tokens of a row that span corruption turns into about T
 ARMS = {
     "causal": {"kind": "causal"},

@@ -32,7 +32,7 @@ from minillm.errors import require
 from minillm.model import GPT, GPTConfig, flops_per_token
 from minillm.model.layers import at_least_float32
 from minillm.training.losses import IGNORE
-from minillm.training.objectives import replaced_token_targets, span_corruption
+from minillm.training.objectives import replaced_token_loss, span_corruption
 from minillm.training.optimizers import build_optimizers, clip_gradients
 from minillm.training.schedules import SCHEDULES
 from minillm.training.settings import TrainConfig
@@ -181,10 +181,8 @@ class Electra(nn.Module):
         corrupted = tokens.clone()
         with torch.no_grad():
             corrupted[gaps] = logits.softmax(-1).multinomial(1).squeeze(-1)
-        replaced = replaced_token_targets(tokens, corrupted).float()
         scored = gaps if only_gaps else torch.ones_like(gaps)
-        found = self(corrupted)[scored]
-        detect = F.binary_cross_entropy_with_logits(found, replaced[scored])
+        detect = replaced_token_loss(self(corrupted), tokens, corrupted, scored)
         return F.cross_entropy(logits, targets[gaps]) + detect
 
 
