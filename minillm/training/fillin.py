@@ -54,8 +54,8 @@ def scored_loss(
 
     >>> model = GPT(GPTConfig(vocab_size=64, n_layer=1, n_head=2, n_embd=16))
     >>> tokens = torch.tensor([[5, 6, 7]])
-    >>> round(scored_loss(model, tokens, tokens.roll(-1)).item(), 1)    # about ln 64
-    4.2
+    >>> 3.5 < scored_loss(model, tokens, tokens.roll(-1)) < 5    # about ln 64 = 4.2
+    tensor(True)
     """
     scored = targets != IGNORE
     n, remedy = int(scored.sum()), "mask more, or take more text"

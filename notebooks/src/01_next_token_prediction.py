@@ -705,3 +705,120 @@ show_row("spans", spans[0][~scored[0]].tolist())
 show_row("  asks", spans[0][scored[0]].tolist())
 show_row("replaced", filled[0].tolist())
 print(f"{'  asks':9} {' '.join('yes' if r else 'no' for r in replaced[0])}")
+
+# %% [markdown]
+# - **Masked tokens** (BERT): guess the hidden tokens. Of the chosen positions, 80% show
+#   a mask, 10% another token, 10% the true one. Usually 15% of all are chosen.
+# - **Span corruption** (T5): each missing span shrinks to one mark; a decoder writes
+#   the marks and what belongs to them. Here one causal model reads and writes.
+# - **Replaced tokens** (ELECTRA): a small masked model fills the gaps, and the model
+#   says of *every* token whether it was replaced. A gap that is filled rightly counts as
+#   not replaced.
+#
+# The objective is a choice of inputs, targets and scored positions. Which architecture
+# fits follows from it: looking at both sides needs an encoder, writing needs a decoder.
+#
+# How many targets does one row give, and what does that buy? In a study (three seeds,
+# committed in `studies/`) all four train the same trunk with the same number of
+# floating-point operations. The generator counts, and positions that never reach the
+# head cost no head. Losses cannot be compared: each is the surprise at something else.
+# So all models are asked the same: which of all possible values is somebody's city, job,
+# food or pet? Each answers by its own means.
+
+# %% tags=["equal-compute"]
+study = load_study("04_objectives")
+arms = [arm for arm in study.settings if "half" not in arm]
+chance = study.mean("causal", "chance")
+print(f"{'objective':22} {'steps':>6} {'targets/row':>12} {'facts known':>16}")
+for arm in arms:
+    n, per_row = study.mean(arm, "steps"), study.mean(arm, "targets a row")
+    known, spread = study.mean(arm, "chosen"), study.spread(arm, "chosen")
+    print(f"{arm:22} {n:>6,.0f} {per_row:>12.0f} {known:>9.0%} ± {spread:.0%}")
+print(f"{'guessing':22} {'':>6} {'':>12} {chance:>9.0%}")
+flops = [study.mean(arm, "teraflops") for arm in arms]
+print(f"\noperations differ by less than 1%: {max(flops) / min(flops) < 1.01}")
+per_target = study.mean("masked", "targets a row") / study.mean("causal", "targets a row")
+claim("A3", per_target)
+
+# %% tags=["equal-compute-picture"]
+means = {arm: study.mean(arm, "chosen") for arm in reversed(arms)}
+axes = show.figure("x", "facts known", "", height=3.4)
+axes.barh(list(means), list(means.values()), color=show.OURS, height=0.6)
+for arm in means:
+    found = study.values(arm, "chosen")
+    axes.plot(found, [arm] * len(found), "o", color=show.RIVAL, markersize=4)
+axes.axvline(chance, color=show.TRUTH, linestyle="--")
+axes.text(chance + 0.01, len(means) - 0.45, "guessing", color=show.TRUTH)
+axes.set(xlim=(0, 1.05), ylim=(-0.6, len(means) - 0.1))
+show.picture(axes)
+
+# %% [markdown]
+# y
+#
+# Is the file what this code does? The learner of section 7 is one of its runs (half of
+# the compute, seed 0), made again just now:
+
+# %% tags=["rerun"]
+half = "causal, half the compute"
+mine = last.total
+stated, spread = study.mean(half, "excess"), study.spread(half, "excess")
+print(f"excess within the spread of the study: {abs(mine - stated) < 4 * spread + 0.01}")
+assert abs(mine - stated) < 4 * spread + 0.01
+
+# %% [markdown]
+# z
+# %% tags=["read-claims"]
+claim("A5")
+claim("A14")
+print()
+claim("A11", 15e12 * 4.4 / 1e15)
+claim("A13")
+
+# %% [markdown]
+# ## What to remember
+#
+# 1. The loss is the mean of $-\ln p$ of the next token: one shift, padding left out,
+#    $\ln V$ at the start. Perplexity is $e^L$; across tokenizers compare bits per byte.
+# 2. One pass scores all prefixes. Training is parallel in $t$, writing is not.
+# 3. The loss ends at a floor that no model can pass. Above it lie rules, which are learned
+#    early, and facts, which are learned late and in the order of their frequency.
+# 4. A base model continues. It copies from its context and knows facts, but it does not
+#    reply, and it is sure of things that nobody can know.
+# 5. Data are learned as they are: 5% mistakes in, 5% mistakes out.
+
+# %% [markdown]
+# ## Common mistakes
+#
+# - Shifting twice (in the data *and* in the loss), or not at all.
+# - Trusting `ignore_index=-100` without writing $-100$ into the labels.
+# - Averaging the perplexities of documents, or means of unequal batches.
+# - Comparing the loss per token of two tokenizers.
+# - Calling a jump of exact match a new ability before looking at the tokens.
+# - Taking confidence for knowledge: it is only as good as what the text asked about.
+
+# %% [markdown]
+# ## Exercises
+#
+# In `exercises/01_next_token_prediction.ipynb`, in this order: the loss; perplexity and
+# bits per byte; a loss that shifts twice, to be repaired; hidden and replaced tokens;
+# span corruption; the lowest loss of a noisy corpus; what the stages of training cost;
+# an ability that emerges because of its metric.
+#
+# ## Interview questions
+#
+# Answered in `solutions/01_next_token_prediction.ipynb`: what next-token prediction is and
+# why it suffices; how guessing words can give rise to arithmetic and code; where "a
+# graduate who has read the library" breaks down; objective and architecture; why base
+# models hallucinate; whether emergent abilities are real; what each stage costs.
+
+# %% [markdown]
+# ## References
+#
+# - Bengio et al. 2003, *A Neural Probabilistic Language Model*.
+# - Devlin et al. 2019, *BERT*, arXiv 1810.04805. Raffel et al. 2020, *T5*, arXiv
+#   1910.10683. Clark et al. 2020, *ELECTRA*, arXiv 2003.10555.
+# - Delétang et al. 2023, *Language Modeling Is Compression*, arXiv 2309.10668.
+# - Olsson et al. 2022, *In-context Learning and Induction Heads*, arXiv 2209.11895.
+# - Schaeffer et al. 2023, *Are Emergent Abilities of Large Language Models a Mirage?*,
+#   arXiv 2304.15004.
+# - Allen-Zhu and Li 2024, *Physics of Language Models 3.3*, arXiv 2404.05405.
