@@ -66,6 +66,9 @@ def _imports(cells: Sequence[dict]) -> Iterator[str]:
 
 
 def _outputs(cells: Sequence[dict]) -> Iterator[str]:
+    ran = [c["execution_count"] for c in cells if c["cell_type"] == "code"]
+    if ran != list(range(1, len(ran) + 1)):
+        yield "it was not executed from top to bottom"  # nbval would not say so
     for i, cell in enumerate(cells):
         text = "\n".join(outputs([cell]))
         if text.count("\n") > SCREEN:

@@ -422,6 +422,9 @@ def test_an_unknown_command_is_answered_with_the_known_ones(checkout):
     assert "must be run, lab or test, got 'tset'" in done.stderr
 
 
+NOTEBOOKS = "minillm.school.notebooks"
+
+
 def outcome(course, monkeypatch, capsys, failing: str, options=()):
     """Run `course.py test` with stubbed steps: exit status, words, commands."""
     commands = []
@@ -437,12 +440,13 @@ def outcome(course, monkeypatch, capsys, failing: str, options=()):
 
 def test_all_steps_run_even_if_the_first_fails(course, monkeypatch, capsys):
     status, words, commands = outcome(course, monkeypatch, capsys, failing="check")
-    assert status == 1 and len(commands) == 4
+    assert status == 1 and len(commands) == 5
     assert "Failed: style (ruff check); see above." in words
-    assert "Passed: layout (ruff format), tests and doctests (pytest)." in words
+    tests = "tests and doctests (pytest), notebooks (models, nbval)"
+    assert f"Passed: layout (ruff format), {tests}." in words
 
 
-@pytest.mark.parametrize("failing", ["check", "--check", "pytest"])
+@pytest.mark.parametrize("failing", ["check", "--check", "pytest", NOTEBOOKS])
 def test_each_failing_step_makes_the_whole_fail(course, monkeypatch, capsys, failing):
     assert outcome(course, monkeypatch, capsys, failing)[0] == 1
 
@@ -455,6 +459,24 @@ def test_all_passed_is_said_and_options_reach_pytest(course, monkeypatch, capsys
     command, settings = commands[2]
     assert command[-2:] == ["-k", "bpe"] and command[3:5] == ["-n", "2"]
     assert settings == {"OMP_NUM_THREADS": "1"}
+
+
+def test_notebooks_run_after_the_tests_with_a_cache_of_their_own(
+    course, monkeypatch, capsys
+):
+    _, _, commands = outcome(course, monkeypatch, capsys, "none", ["-x"])
+    modules = [command[2] for command, _ in commands]
+    assert modules.index("pytest") + 1 == modules.index(NOTEBOOKS)
+    assert commands[3][0] == ["python", "-m", NOTEBOOKS]
+
+
+@pytest.mark.parametrize("choice", ["-k", "-m"])
+def test_a_choice_of_tests_leaves_the_notebooks_out(
+    course, monkeypatch, capsys, choice
+):
+    _, words, commands = outcome(course, monkeypatch, capsys, "none", [choice, "bpe"])
+    assert NOTEBOOKS not in [command[2] for command, _ in commands]
+    assert "notebooks" not in words
 
 
 def test_stale_studies_are_named_and_fail_nothing(course, monkeypatch, capsys):

@@ -136,3 +136,11 @@ def test_declared_claims_and_exercises_are_found_where_they_are_defined(tmp_path
     assert coverage._defined("claims", "99", "CLAIMS") == ()
     assert coverage._defined("nowhere", "01", "CLAIMS") == ()
     assert existing("99", tmp_path)["claims"] == set()
+
+
+def test_the_command_counts_and_lists_what_is_missing(monkeypatch, capsys):
+    monkeypatch.setattr(coverage, "missing", lambda chapter: ["one", "another"])
+    monkeypatch.setattr(coverage, "table", lambda chapter: {"finished": True})
+    coverage.main(["77"])
+    head = "Chapter 77, finished: 2 things are missing."
+    assert capsys.readouterr().out == f"{head}\n    one\n    another\n"

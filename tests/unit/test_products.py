@@ -30,8 +30,16 @@ def root(tmp_path) -> Path:
         source.parent.mkdir(parents=True)
         source.write_text(SOURCE, encoding="utf-8")
     for product in products(tmp_path):
-        write(product.target, product.skeleton())
+        pretend_executed(product)
     return tmp_path
+
+
+def pretend_executed(product) -> None:
+    """Write a notebook as if it had been executed, and printed nothing."""
+    made = product.skeleton()
+    for number, cell in enumerate(c for c in made.cells if c.cell_type == "code"):
+        cell.execution_count = number + 1 if product.executed else None
+    write(product.target, made)
 
 
 def write(path: Path, notebook) -> None:
@@ -96,6 +104,12 @@ def test_a_notebook_that_was_edited_by_hand_is_found(root, which, edit):
     assert faults(product) == [differs(product)]
 
 
+def test_a_notebook_that_was_not_executed_is_found(root):
+    solutions = products(root)[1]
+    write(solutions.target, solutions.skeleton())
+    assert "not executed" in faults(solutions)[0]
+
+
 def test_another_kernel_is_found(root):
     product = products(root)[0]
     notebook = nbformat.read(product.target, as_version=4)
@@ -130,7 +144,7 @@ def test_faults_tell_of_rules_and_of_numbers_in_prose(root):
     assert faults(solutions) == []
     source = SOURCE + "\n# %% [markdown]\n# It is 17.\n"
     solutions.source.write_text(source, encoding="utf-8")
-    write(solutions.target, solutions.skeleton())
+    pretend_executed(solutions)
     name = "solutions/01_why.ipynb"
     assert faults(solutions) == [f"{name}: no cell prints 17, of the prose"]
     with_output(solutions, "17\n")

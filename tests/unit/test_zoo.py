@@ -1,4 +1,4 @@
-"""The zoo: trained once, whoever asks; whole or not there; never older than its code."""
+"""The zoo: trained once, whoever asks; whole or not there; as new as its code."""
 
 import os
 import subprocess
