@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Exercises: what does next-token prediction learn?
 #
-# Eight exercises, easier ones first. Write your answer where a cell says
-# `raise NotImplementedError`, run it, then run the check below it. A check tells what
-# is right and what is wrong, and it knows the usual mistakes. It costs nothing to ask:
+# Eight exercises, easier ones first. Write your answer where a cell says `raise
+# NotImplementedError`, run it, then run the check below it. A check tells what is right
+# and what is wrong, and it knows the usual mistakes. It costs nothing to ask:
 # `hint("01.next_token_loss", 1)` prints the first of three hints.
 #
 # The chapter is `notebooks/01_next_token_prediction.ipynb`.
@@ -204,9 +204,9 @@ check("01.stage_costs", stage_costs)
 # ## 7. Hidden and replaced tokens (implement, about 20 minutes)
 #
 # `hide_tokens` returns inputs and targets of masked language modelling. All draws are
-# given: where `chosen` is True, the input is `mask_id` if `fate` is below 0.8, the token
-# in `others` if it is below 0.9, and else the true token. Targets are $-100$ where
-# nothing was chosen.
+# given: where `chosen` is True, the input is `mask_id` if `fate` is below 0.8, the
+# token in `others` if it is below 0.9, and else the true token. Targets are $-100$
+# where nothing was chosen.
 #
 # `replaced_token_loss` is ELECTRA's loss: the mean binary cross-entropy over all real
 # positions (`mask`); `scores` are logits of "this token was replaced".
@@ -260,8 +260,8 @@ check("01.span_corruption", span_corruption)
 # # Interview questions
 #
 # Try each for half a minute, aloud, before you read the answer. Each answer has five
-# parts: what to say in half a minute; what is behind it; a number that was measured here;
-# the answer that is often given and wrong; and how you would test it.
+# parts: what to say in half a minute; what is behind it; a number that was measured
+# here; the answer that is often given and wrong; and how you would test it.
 
 # %% tags=["solution", "numbers"]
 study, base = load_study("04_objectives"), zoo.load("base")
@@ -296,27 +296,28 @@ print(f"15 trillion tokens of 4.4 bytes: {15e12 * 4.4 / 1e12:.0f} terabytes")
 # *What is the objective, and why is it enough to learn so much of language?*
 
 # %% [markdown] tags=["answer-why-next-token"]
-# **In half a minute.** The model reads a text from left to right and gives every possible
-# next token a probability. It is trained to make the token that really follows more
-# probable. The labels are the text itself, so all text is training data. To predict
-# well, a model has to use whatever helps: grammar, facts, what was said before, simple
-# reckoning. Nothing else is asked for, but all of this lowers the loss.
+# **In half a minute.** The model reads a text from left to right and gives every
+# possible next token a probability. It is trained to make the token that really follows
+# more probable. The labels are the text itself, so all text is training data. To
+# predict well, a model has to use whatever helps: grammar, facts, what was said before,
+# simple reckoning. Nothing else is asked for, but all of this lowers the loss.
 #
-# **Behind it.** The loss is $-\frac{1}{N}\sum_t \ln p(x_{t+1} \mid x_{\le t})$. By the chain
-# rule its sum is $-\ln p(text)$, so to predict tokens is to model whole texts, and to
-# compress them. The mean loss is the entropy of the text plus a divergence,
-# $H(P) + KL(P \,\|\, Q)$. Only the second part can be learned, and it is zero only if the
-# model has the right probability everywhere. One pass scores all prefixes, because no
-# position sees what follows it.
+# **Behind it.** The loss is $-\frac{1}{N}\sum_t \ln p(x_{t+1} \mid x_{\le t})$. By the
+# chain rule its sum is $-\ln p(text)$, so to predict tokens is to model whole texts,
+# and to compress them. The mean loss is the entropy of the text plus a divergence,
+# $H(P) + KL(P \,\|\, Q)$. Only the second part can be learned, and it is zero only if
+# the model has the right probability everywhere. One pass scores all prefixes, because
+# no position sees what follows it.
 
 # %% [markdown] tags=["answer-why-next-token"]
-# **Measured here.** In TinyWorld the floor $H(P)$ is known. In the chapter's section 7 the
-# excess over it falls in an order: how likely things are, then rules, then facts. The base
-# model ends less than 0.1 nats above its floor (cell `numbers`).
+# **Measured here.** In TinyWorld the floor $H(P)$ is known. In the chapter's section 7
+# the excess over it falls in an order: how likely things are, then rules, then facts.
+# The base model ends less than 0.1 nats above its floor (cell `numbers`).
 #
-# **Often said, and wrong.** "It is sufficient." It teaches what is in the text and helps to
-# predict it. It does not teach to be helpful, to say "I do not know", or what no text
-# shows. And not every language model uses it: T5, BERT and diffusion models do not.
+# **Often said, and wrong.** "It is sufficient." It teaches what is in the text and
+# helps to predict it. It does not teach to be helpful, to say "I do not know", or what
+# no text shows. And not every language model uses it: T5, BERT and diffusion models do
+# not.
 #
 # **How to test it.** Take a language whose truth is known, compare the loss with the
 # floor, and split the difference by kind of token. Take away one kind of text, and see
@@ -329,57 +330,58 @@ print(f"15 trillion tokens of 4.4 bytes: {15e12 * 4.4 / 1e12:.0f} terabytes")
 # mathematics, and which hidden assumptions does this rest on?*
 
 # %% [markdown] tags=["answer-guessing-words"]
-# **In half a minute.** Because some next words cannot be guessed without doing the work. After
-# `Compute 17+15=` only one continuation has a low loss. If the text holds many such
-# places, the cheapest way to lower the loss is to compute. The assumptions: the text shows
-# the work often enough, the model is large enough to hold a method, training finds it, and
-# the method carries over to cases that were not in the text.
+# **In half a minute.** Because some next words cannot be guessed without doing the
+# work. After `Compute 17+15=` only one continuation has a low loss. If the text holds
+# many such places, the cheapest way to lower the loss is to compute. The assumptions:
+# the text shows the work often enough, the model is large enough to hold a method,
+# training finds it, and the method carries over to cases that were not in the text.
 #
-# **Behind it.** A model can lower the loss by a table or by a rule. A table needs an entry
-# for each case; a rule is shorter but must be found. Which one wins depends on how many
-# different cases there are, and how often each is seen. A token also has only a fixed
-# amount of computation, so problems with many steps need the steps written out as tokens.
+# **Behind it.** A model can lower the loss by a table or by a rule. A table needs an
+# entry for each case; a rule is shorter but must be found. Which one wins depends on
+# how many different cases there are, and how often each is seen. A token also has only
+# a fixed amount of computation, so problems with many steps need the steps written out
+# as tokens.
 
 # %% [markdown] tags=["answer-guessing-words"]
 # **Measured here.** In the chapter's section 11 a model with about a hundred thousand
-# weights learns to look up a pair in its context, with values drawn anew for each row, so
-# that no table could help. The base model, trained on sums among other texts, copies
+# weights learns to look up a pair in its context, with values drawn anew for each row,
+# so that no table could help. The base model, trained on sums among other texts, copies
 # letters perfectly and cannot reverse them.
 #
-# **Often said, and wrong.** "It only repeats what it has read", and also "with scale it can
-# do anything". The first is refuted by one task with fresh values; the second has the
-# assumptions above, which fail one by one.
+# **Often said, and wrong.** "It only repeats what it has read", and also "with scale it
+# can do anything". The first is refuted by one task with fresh values; the second has
+# the assumptions above, which fail one by one.
 #
-# **How to test it.** Ask for cases that cannot have been in the text, and that differ from
-# those in it in one known way: longer, other names, other order.
+# **How to test it.** Ask for cases that cannot have been in the text, and that differ
+# from those in it in one known way: longer, other names, other order.
 
 # %% [markdown]
 # ## C. A graduate who has read the whole library
 #
-# *"The model is a new graduate who has read the entire library." Where does this picture
-# break, and what wrong decisions might it lead to?*
+# *"The model is a new graduate who has read the entire library." Where does this
+# picture break, and what wrong decisions might it lead to?*
 
 # %% [markdown] tags=["answer-library"]
-# **In half a minute.** A graduate knows what he has read, where, and what he has not read. A
-# base model has none of the three. It keeps what was repeated often, cannot say where
-# something stood, and answers about things that do not exist in the same tone. It also
-# does not want to help: it continues. Wrong decisions that follow: no retrieval, because
-# "it has read everything"; trust in its tone; asking it for sources.
+# **In half a minute.** A graduate knows what he has read, where, and what he has not
+# read. A base model has none of the three. It keeps what was repeated often, cannot say
+# where something stood, and answers about things that do not exist in the same tone. It
+# also does not want to help: it continues. Wrong decisions that follow: no retrieval,
+# because "it has read everything"; trust in its tone; asking it for sources.
 #
 # **Behind it.** Training minimises a mean over tokens, so what is rare weighs little: a
-# fact is learned in the order of how often it is stated. A graduate learns from one clear
-# page; a model needs many statements of the same fact, and in several forms.
+# fact is learned in the order of how often it is stated. A graduate learns from one
+# clear page; a model needs many statements of the same fact, and in several forms.
 
 # %% [markdown] tags=["answer-library"]
-# **Measured here.** In the chapter's section 10 the base model is right and sure about the
-# most mentioned people, less about the others, and still more than 40% sure of people who
-# do not exist, where a guess would deserve at most a few percent.
+# **Measured here.** In the chapter's section 10 the base model is right and sure about
+# the most mentioned people, less about the others, and still more than 40% sure of
+# people who do not exist, where a guess would deserve at most a few percent.
 #
-# **Often said, and wrong.** "Then it is a parrot." Copying, lookup in the context and rules
-# that carry over are measurable, and no parrot has them.
+# **Often said, and wrong.** "Then it is a parrot." Copying, lookup in the context and
+# rules that carry over are measurable, and no parrot has them.
 #
-# **How to test it.** Ask about frequent, rare and invented subjects in the same words, and
-# compare how sure the model is with how often it is right.
+# **How to test it.** Ask about frequent, rare and invented subjects in the same words,
+# and compare how sure the model is with how often it is right.
 
 # %% [markdown]
 # ## D. Objective and architecture
@@ -388,16 +390,17 @@ print(f"15 trillion tokens of 4.4 bytes: {15e12 * 4.4 / 1e12:.0f} terabytes")
 # architecture, and why do most large models use the causal one?*
 
 # %% [markdown] tags=["answer-objective-architecture"]
-# **In half a minute.** An objective says what is hidden and what is asked for. Next-token
-# prediction goes with a decoder, where a position sees only what stands before it. Masked
-# and replaced tokens go with an encoder, which sees both sides and cannot write. Span
-# corruption goes with an encoder and a decoder, or one decoder that does both. Causal
-# models won because every position is a target, the same model writes, the keys and values
-# of the past can be kept, and every task can be put as a continuation.
+# **In half a minute.** An objective says what is hidden and what is asked for.
+# Next-token prediction goes with a decoder, where a position sees only what stands
+# before it. Masked and replaced tokens go with an encoder, which sees both sides and
+# cannot write. Span corruption goes with an encoder and a decoder, or one decoder that
+# does both. Causal models won because every position is a target, the same model
+# writes, the keys and values of the past can be kept, and every task can be put as a
+# continuation.
 #
-# **Behind it.** With rows of $T$ tokens: $T-1$ targets for the causal model, $0.15\,T$ for
-# masking, $0.15\,T$ plus the marks for spans, $T$ for replaced tokens, but each of these is
-# one bit and not one of $V$.
+# **Behind it.** With rows of $T$ tokens: $T-1$ targets for the causal model, $0.15\,T$
+# for masking, $0.15\,T$ plus the marks for spans, $T$ for replaced tokens, but each of
+# these is one bit and not one of $V$.
 
 # %% [markdown] tags=["answer-objective-architecture"]
 # @@STUDY_D
@@ -408,26 +411,26 @@ print(f"15 trillion tokens of 4.4 bytes: {15e12 * 4.4 / 1e12:.0f} terabytes")
 # *What happens when you ask a base model something, and what does fine-tuning change?*
 
 # %% [markdown] tags=["answer-base-not-assistant"]
-# **In half a minute.** A base model treats your words as the beginning of a document and goes
-# on with it. If your words look like a quiz, the answer may follow; if they look like a
-# list of questions, more questions may follow. Fine-tuning on conversations changes which
-# kind of document it believes to be in: one in which an assistant replies. It teaches a
-# form, and mostly not new knowledge.
+# **In half a minute.** A base model treats your words as the beginning of a document
+# and goes on with it. If your words look like a quiz, the answer may follow; if they
+# look like a list of questions, more questions may follow. Fine-tuning on conversations
+# changes which kind of document it believes to be in: one in which an assistant
+# replies. It teaches a form, and mostly not new knowledge.
 #
-# **Behind it.** Both stages minimise the same loss, $-\ln p(x_{t+1} \mid x_{\le t})$. In
-# fine-tuning the data are conversations and the mask leaves out what the user says.
+# **Behind it.** Both stages minimise the same loss, $-\ln p(x_{t+1} \mid x_{\le t})$.
+# In fine-tuning the data are conversations and the mask leaves out what the user says.
 
 # %% [markdown] tags=["answer-base-not-assistant"]
 # **Measured here.** In the chapter's section 9 hardly any of the base model's
 # continuations of a user's question is a reply, while most hold the right fact: it goes
 # on as the dialogues of its documents do. Fine-tuning changed nearly all weights.
 #
-# **Often said, and wrong.** "Instructions are followed as an emergent ability of scale."
-# Large base models can be prompted into it with examples; doing it without needs training
-# on instructions. And the base is not frozen, unless adapters are used.
+# **Often said, and wrong.** "Instructions are followed as an emergent ability of
+# scale." Large base models can be prompted into it with examples; doing it without
+# needs training on instructions. And the base is not frozen, unless adapters are used.
 #
-# **How to test it.** Give the same facts in the form of the documents and in a user's form,
-# and count right answers and right replies separately.
+# **How to test it.** Give the same facts in the form of the documents and in a user's
+# form, and count right answers and right replies separately.
 
 # %% [markdown]
 # ## F. Why do models hallucinate?
@@ -435,29 +438,30 @@ print(f"15 trillion tokens of 4.4 bytes: {15e12 * 4.4 / 1e12:.0f} terabytes")
 # *Explain hallucination from the training objective.*
 
 # %% [markdown] tags=["answer-hallucination"]
-# **In half a minute.** The objective rewards the probable continuation, and nothing in it
-# marks what is true or known. If texts answer every question that they ask, then an answer
-# follows every question. For a subject that the model does not know, the best guess by the
-# text is some value that such subjects have, and that is what it says, fluently.
+# **In half a minute.** The objective rewards the probable continuation, and nothing in
+# it marks what is true or known. If texts answer every question that they ask, then an
+# answer follows every question. For a subject that the model does not know, the best
+# guess by the text is some value that such subjects have, and that is what it says,
+# fluently.
 #
-# **Behind it.** The training loss is a mean over contexts of the training text. A context
-# about an invented person never occurs in it, so the model's confidence there is free: no
-# gradient ever pushed it down. An honest model would give the prior of the values, $1/K$
-# for each of $K$ equally likely ones.
+# **Behind it.** The training loss is a mean over contexts of the training text. A
+# context about an invented person never occurs in it, so the model's confidence there
+# is free: no gradient ever pushed it down. An honest model would give the prior of the
+# values, $1/K$ for each of $K$ equally likely ones.
 
 # %% [markdown] tags=["answer-hallucination"]
-# **Measured here.** Asked about people who do not exist, the base model is more than 40%
-# sure where they live, and a guess deserves 2% (cell `prior`).
-# About people who exist and are never mentioned it is as sure.
+# **Measured here.** Asked about people who do not exist, the base model is more than
+# 40% sure where they live, and a guess deserves 2% (cell `prior`). About people who
+# exist and are never mentioned it is as sure.
 #
 # **Often said, and wrong.** "Lower the temperature." Greedy decoding returns the most
-# probable invention. "It is lying": it has no second opinion that it hides. Also wrong is
-# "confidence is worthless": among people in the text it did tell the well known from the
-# rare.
+# probable invention. "It is lying": it has no second opinion that it hides. Also wrong
+# is "confidence is worthless": among people in the text it did tell the well known from
+# the rare.
 #
 # **How to test it.** Ask about subjects that you know not to exist, and plot confidence
-# against the share of right answers. Then train with examples of saying "I do not know",
-# and see whether refusals also hit the rare subjects that it did know.
+# against the share of right answers. Then train with examples of saying "I do not
+# know", and see whether refusals also hit the rare subjects that it did know.
 
 # %% [markdown]
 # ## G. Are emergent abilities real?
@@ -465,27 +469,28 @@ print(f"15 trillion tokens of 4.4 bytes: {15e12 * 4.4 / 1e12:.0f} terabytes")
 # *Some tables list the size at which each ability appears. What do you make of them?*
 
 # %% [markdown] tags=["answer-emergence"]
-# **In half a minute.** Two things are mixed. One is the metric: if an answer of $n$ tokens
-# counts only when all are right, a smooth improvement of each token looks like a jump. The
-# other is real: some methods, such as looking up in the context, are found at a moment of
-# training. Thresholds in parameters are no constants of nature; they depend on data,
-# training time, task and metric.
+# **In half a minute.** Two things are mixed. One is the metric: if an answer of $n$
+# tokens counts only when all are right, a smooth improvement of each token looks like a
+# jump. The other is real: some methods, such as looking up in the context, are found at
+# a moment of training. Thresholds in parameters are no constants of nature; they depend
+# on data, training time, task and metric.
 #
-# **Behind it.** If errors were independent, exact match would be $p^n$. For $n = 30$ this is
-# near zero until $p$ passes $0.9$. The score can be made smooth or sudden by choosing the
-# metric on the same models.
+# **Behind it.** If errors were independent, exact match would be $p^n$. For $n = 30$
+# this is near zero until $p$ passes $0.9$. The score can be made smooth or sudden by
+# choosing the metric on the same models.
 
 # %% [markdown] tags=["answer-emergence"]
 # **Measured here.** On the same checkpoints, tokens came right steadily while whole
-# documents stayed at nothing and then jumped (the chapter's section 12). Learning from the
-# context, listed at ten billion parameters in one guide, was done by a model with about a
-# hundred thousand (section 11).
+# documents stayed at nothing and then jumped (the chapter's section 12). Learning from
+# the context, listed at ten billion parameters in one guide, was done by a model with
+# about a hundred thousand (section 11).
 #
-# **Often said, and wrong.** "So emergence is an illusion." In section 12 the errors were not
-# independent, and in section 11 the accuracy itself went from chance to nearly perfect.
+# **Often said, and wrong.** "So emergence is an illusion." In section 12 the errors
+# were not independent, and in section 11 the accuracy itself went from chance to nearly
+# perfect.
 #
-# **How to test it.** Report a continuous metric next to exact match, with many model sizes
-# or checkpoints, and look whether both jump at the same place.
+# **How to test it.** Report a continuous metric next to exact match, with many model
+# sizes or checkpoints, and look whether both jump at the same place.
 
 # %% [markdown]
 # ## H. Can a model be better than its data?
@@ -494,28 +499,28 @@ print(f"15 trillion tokens of 4.4 bytes: {15e12 * 4.4 / 1e12:.0f} terabytes")
 # less text?*
 
 # %% [markdown] tags=["answer-better-than-data"]
-# **In half a minute.** In parts, yes. A model can average out independent mistakes when it
-# answers greedily, combine facts that no single text combines, and apply a rule to new
-# cases. It cannot know what no text shows or implies. Sampled as it is, it makes mistakes
-# as often as its data. People need less text because they act, see results, are corrected,
-# and come with a body and a brain that are no blank page.
+# **In half a minute.** In parts, yes. A model can average out independent mistakes when
+# it answers greedily, combine facts that no single text combines, and apply a rule to
+# new cases. It cannot know what no text shows or implies. Sampled as it is, it makes
+# mistakes as often as its data. People need less text because they act, see results,
+# are corrected, and come with a body and a brain that are no blank page.
 #
-# **Behind it.** The best fit to data with a share $\epsilon$ of independent mistakes gives
-# mistakes the probability $\epsilon$. Greedy decoding takes the mode, which is the truth as
-# long as $\epsilon < 1/2$ and the mistakes are independent. If everybody makes the same
-# mistake, the mode is the mistake.
+# **Behind it.** The best fit to data with a share $\epsilon$ of independent mistakes
+# gives mistakes the probability $\epsilon$. Greedy decoding takes the mode, which is
+# the truth as long as $\epsilon < 1/2$ and the mistakes are independent. If everybody
+# makes the same mistake, the mode is the mistake.
 
 # %% [markdown] tags=["answer-better-than-data"]
-# **Measured here.** With mistakes in 5% of the data a tiny model learns 5%; sampled, a text
-# of twenty choices is free of them in 36% of cases; greedily, always (the chapter's section
-# 13, and cell `twenty-choices`).
+# **Measured here.** With mistakes in 5% of the data a tiny model learns 5%; sampled, a
+# text of twenty choices is free of them in 36% of cases; greedily, always (the
+# chapter's section 13, and cell `twenty-choices`).
 #
-# **Often said, and wrong.** "It learns the median", or "rare errors are outvoted": sampling
-# shows them as often as the data. "It can never be better than its teachers": in the mode
-# it can, and with a verifier (chapter 15) much more.
+# **Often said, and wrong.** "It learns the median", or "rare errors are outvoted":
+# sampling shows them as often as the data. "It can never be better than its teachers":
+# in the mode it can, and with a verifier (chapter 15) much more.
 #
-# **How to test it.** Plant mistakes at a known rate, once independent and once systematic,
-# and compare sampled and greedy answers.
+# **How to test it.** Plant mistakes at a known rate, once independent and once
+# systematic, and compare sampled and greedy answers.
 
 # %% [markdown]
 # ## I. The stages compared
@@ -523,23 +528,23 @@ print(f"15 trillion tokens of 4.4 bytes: {15e12 * 4.4 / 1e12:.0f} terabytes")
 # *Compare pre-training, fine-tuning and preference training by data, tokens and cost.*
 
 # %% [markdown] tags=["answer-stages"]
-# **In half a minute.** Pre-training reads trillions of tokens of text once and pays nearly the
-# whole bill. Fine-tuning reads thousands to a million conversations for a few epochs;
-# preference training reads as many pairs of answers. Both cost less than a hundredth. What
-# they need is not computation but good data, and many rounds of trying.
+# **In half a minute.** Pre-training reads trillions of tokens of text once and pays
+# nearly the whole bill. Fine-tuning reads thousands to a million conversations for a
+# few epochs; preference training reads as many pairs of answers. Both cost less than a
+# hundredth. What they need is not computation but good data, and many rounds of trying.
 #
-# **Behind it.** Training costs about $6 N D$ operations for $N$ parameters and $D$ tokens:
-# two for the forward pass and four for the backward one. DPO adds $2 N D$ for a frozen
-# reference and reads two answers for each pair.
+# **Behind it.** Training costs about $6 N D$ operations for $N$ parameters and $D$
+# tokens: two for the forward pass and four for the backward one. DPO adds $2 N D$ for a
+# frozen reference and reads two answers for each pair.
 
 # %% [markdown] tags=["answer-stages"]
-# **Measured here.** With the numbers of exercise 6, pre-training is over 99% of the bill
-# (cell `bill`). This is counted, not measured: no stage of that size was run.
+# **Measured here.** With the numbers of exercise 6, pre-training is over 99% of the
+# bill (cell `bill`). This is counted, not measured: no stage of that size was run.
 #
 # **Often said, and wrong.** "Fine-tuning is cheap, so it does not matter." It decides
 # whether the model is of any use. "Petabytes of text": 15 trillion tokens are about 66
 # terabytes (cell `bill`); petabytes are what a raw crawl weighs.
 #
-# **How to test it.** Count tokens in each stage of a report, multiply by $6N$, divide by
-# what a GPU does in an hour at the utilisation that was reached, and compare with the
-# published GPU hours.
+# **How to test it.** Count tokens in each stage of a report, multiply by $6N$, divide
+# by what a GPU does in an hour at the utilisation that was reached, and compare with
+# the published GPU hours.
