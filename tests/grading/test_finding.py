@@ -1,10 +1,16 @@
 """Only what an answer needs is taken from a submission; the rest does not run."""
 
 import ast
+import json
+import tempfile
+from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from minillm.school.grading.find import find
+from minillm.school.grading.grade import read_all
 from minillm.school.grading.handedin import parse
 
 
@@ -83,7 +89,7 @@ def f(x): return np.floor(x)
     assert ran(source, "f")["f"](1.5) == 1
 
 
-def test_what_stands_under_main_is_left_out():
+def test_what_stands_under_main_does_not_run():
     source = "K = 1\nif __name__ == '__main__':\n    K = undefined()\ndef f(): return K"
     assert ran(source, "f")["f"]() == 1
 
@@ -129,3 +135,41 @@ def test_damage_is_reported_with_its_line():
 
 def test_a_cell_in_another_language_is_nothing():
     assert parse("%%bash\nrm -rf everything") == ([], [])
+
+
+NOTEBOOK = json.dumps(
+    {
+        "cells": [
+            {"cell_type": "markdown", "source": ["# Mine\n"]},
+            {
+                "cell_type": "code",
+                "source": ["%time\n", "def f(x):\n", "    return x\n"],
+            },
+            {"cell_type": "code", "source": "import math\nfor i in range(3): f(i)"},
+        ]
+    }
+).encode()
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.integers(0, len(NOTEBOOK)),
+    st.integers(0, 40),
+    st.binary(max_size=6),
+    st.booleans(),
+)
+def test_damage_anywhere_is_read_without_an_error(start, cut, insert, as_script):
+    data = NOTEBOOK[:start] + insert + NOTEBOOK[start + cut :]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / ("x.py" if as_script else "x.ipynb")
+        file.write_bytes(data)
+        work = read_all([file])
+    found = find(work.statements, ["f"])
+    assert work.statements or work.notes
+    assert found.missing in ((), ("f",))
+
+
+def test_intact_it_holds_what_it_holds(tmp_path):
+    (tmp_path / "x.ipynb").write_bytes(NOTEBOOK)
+    work = read_all([tmp_path / "x.ipynb"])
+    assert not work.notes and find(work.statements, ["f"]).missing == ()

@@ -136,9 +136,9 @@ def test_the_command_grades_a_folder(tmp_path, capsys):
     [
         ([[1, 2], [3, 4]], torch.tensor([[1, 2], [3, 4]]), ""),
         ([torch.tensor(1.0), 2], torch.tensor([1.0, 2.0]), ""),
-        (1.00011, 1.0, "is off by 1e-04"),
+        (1.00011, 1.0, "is off by 0.011 %"),
         (1.00009, 1.0, ""),
-        ({"a": 1.0, "b": 2e9}, {"a": 1.1, "b": 2e9}, "is off by 9e-02"),
+        ({"a": 1.0, "b": 2e9}, {"a": 1.1, "b": 2e9}, "is off by 9.1 % (a)"),
         ({"a": 1.0}, {"b": 1.0}, "returned a dict"),
         ([1, [2]], torch.tensor([1, 2]), "something else than numbers"),
         (torch.ones(2), [torch.ones(2)], "returned a tensor of shape"),

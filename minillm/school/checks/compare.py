@@ -20,7 +20,7 @@ def differs(answer: Any, expected: Any, rtol: float = 1e-4) -> str:
     >>> differs(torch.ones(3), torch.tensor(1.0))
     'returned shape (3,) where () is right'
     >>> differs(1.1, 1.0)
-    'is off by 1e-01 of the right size'
+    'is off by 10 %'
     """
     if answer is None and expected is not None:
         return "returned None; is a `return` missing?"
@@ -80,7 +80,7 @@ def _numbers_differ(
         return ""
     scale = right[right.isfinite()].abs().max() if right.isfinite().any() else 1.0
     off = float((answer - right).abs().max() / (scale or 1.0))
-    return "" if off <= rtol else f"is off by {off:.0e} of the right size"
+    return "" if off <= rtol else f"is off by {100 * off:.2g} %"
 
 
 def _form(value: Any) -> str:

@@ -72,6 +72,9 @@ class Result:
             "points": self.exercise.points,
             "mistakes": mistakes,
             "replayed": self.replayed,
+            "hint": self.exercise.hints[0]
+            if any(v.wrong for v in self.verdicts)
+            else "",
             "notes": list(self.notes),
             "seconds": round(self.seconds, 2),
             "verdicts": verdicts,

@@ -122,9 +122,7 @@ def _bound(node: ast.stmt) -> set[str]:
 
 
 def _inside(node: ast.stmt) -> list[ast.stmt]:
-    """Statements of all branches of a guarded block; not of one for scripts only."""
-    if isinstance(node, ast.If) and "__name__" in _used(node.test):
-        return []
+    """Statements of all branches of a guarded block."""
     handlers = [s for h in getattr(node, "handlers", []) for s in h.body]
     others = [getattr(node, part, []) for part in ("body", "orelse", "finalbody")]
     return [*handlers, *(statement for part in others for statement in part)]

@@ -1,7 +1,8 @@
 """Where child processes come from, and what they may use.
 
-Where forks exist one server imports torch and then forks a child per answer; elsewhere,
-on Windows, each child is a process that imports torch for itself.
+On Linux one server imports torch and then forks a child per answer. Elsewhere each
+child is a process that imports torch for itself: Windows has no forks, and on macOS
+those of a process that has loaded torch may crash.
 """
 
 import contextlib
@@ -83,11 +84,11 @@ class Workshop:
     """Where children come from, one at a time; use it in a ``with`` statement.
 
     Args:
-        warm: fork from a process that has imported torch; ``None`` where forks exist.
+        warm: fork from a process that has imported torch; ``None`` is on Linux only.
     """
 
     def __init__(self, warm: bool | None = None):
-        self.warm = hasattr(os, "fork") if warm is None else warm
+        self.warm = sys.platform.startswith("linux") if warm is None else warm
         self.server: subprocess.Popen | None = None
 
     def __enter__(self) -> "Workshop":
