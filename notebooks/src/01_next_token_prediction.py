@@ -12,7 +12,7 @@
 # `minillm/evaluation/perplexity.py`, `floor.py` and `asking.py`. Exercises:
 # `exercises/01_next_token_prediction.ipynb`.
 #
-# CPU 2 cores · ~50 s · < 1 GB (and once about two minutes to train the models that
+# CPU 2 cores · ~35 s · < 1 GB (and once about two minutes to train the models that
 # several chapters share)
 
 # %% tags=["setup"]
@@ -40,7 +40,7 @@ from minillm.training.losses import IGNORE, shift_targets
 from minillm.training.objectives import mask_tokens, replaced_token_targets
 from minillm.world import instructions, lore, preferences, questions
 
-torch.manual_seed(0)
+_ = torch.manual_seed(0)
 
 # %% [markdown]
 # ## 1. The labels are the text
@@ -55,7 +55,7 @@ torch.manual_seed(0)
 # that has read it for a minute is in our *zoo* of trained models.
 
 # %% tags=["labels-are-the-text"]
-base = zoo.load("base")
+base = zoo.load("base")  # trained now, if it has never been
 model, tokenizer, world = base.model, base.tokenizer, base.world
 document = world.document(9, stream="test")
 ids = [tokenizer.eot, *tokenizer.encode(document.text), tokenizer.eot]
@@ -227,7 +227,7 @@ nats, counts = [10.0, 30.0], [10, 10]  # sums of surprises, and of how many toke
 right = perplexity(sum(nats), sum(counts))
 wrong = fmean(perplexity(n, c) for n, c in zip(nats, counts, strict=True))
 print(f"perplexity of the corpus:   {right:.1f}  = e^{math.log(right):.0f}")
-print(f"mean of the perplexities:  {wrong:.1f}  too large, by rare documents")
+print(f"mean of the perplexities:  {wrong:.1f}  too large: the hard document rules")
 
 # %% [markdown]
 # ## 6. One pass scores all prefixes
@@ -344,9 +344,8 @@ person = world.lore.people[0]
 
 @torch.no_grad()
 def next_probabilities(prompt):
-    return model(torch.tensor([[tokenizer.eot, *tokenizer.encode(prompt)]]))[
-        0, -1
-    ].softmax(-1)
+    row = torch.tensor([[tokenizer.eot, *tokenizer.encode(prompt)]])
+    return model(row)[0, -1].softmax(-1)
 
 
 question = questions.fact_question(world.lore, person, "city")
@@ -363,8 +362,18 @@ for prompt in (question.prompt, f"About {person}: {person}", "Task: copy 2: k d 
 # %% [markdown]
 # After the question one answer is right. After the bare name eight clauses are equally
 # likely (four kinds of fact, each in two wordings), and the model spreads its
-# probability over them. So what comes first after a prompt is a matter of how such
-# texts go on, not only of what the model knows. Is the fact the most probable token?
+# probability over them. Greedy decoding would show one of the eight, always the same.
+# Drawing shows them all:
+
+# %% tags=["sampling"]
+p = next_probabilities(f"About {person}: {person}")
+drawn = p.multinomial(200, replacement=True).tolist()
+often = [drawn.count(token) for token in p.topk(8).indices.tolist()]
+print(f"of 200 draws, more than 8 are each of the eight: {min(often) > 8}")
+
+# %% [markdown]
+# So what comes first after a prompt is a matter of how such texts go on, not only of
+# what the model knows. Is the fact the most probable token?
 
 # %% tags=["argmax-is-not-the-fact"]
 known = [questions.fact_question(world.lore, p, "city") for p in world.lore.people[:50]]
@@ -477,9 +486,9 @@ show.picture(axes)
 # A *hallucination* is no fault in the sampling and no lie. It is the loss doing its
 # work: among people with facts, such names have cities, and the model has never paid
 # for being sure about a person who is nobody, since nobody is never asked about in the
-# text. Note also what confidence is good for: among people that it has read about, it
-# does tell the frequent from the rare. What it cannot tell is the rare from the
-# invented.
+# text. Confidence is not useless: among people that it has read about, it tells the
+# frequent from the rare. But those who are never mentioned and those who do not exist
+# look alike to it.
 #
 # ## 11. Learning from the context
 #
@@ -706,7 +715,7 @@ dice = torch.Generator().manual_seed(5)
 inputs, targets = mask_tokens(row, MASK, 800, rate=0.3, generator=dice)
 filled = inputs.masked_fill(inputs == MASK, clean.encode(" Voro")[0])  # a bad generator
 replaced = replaced_token_targets(row, filled)
-spans, scored = span_rows(row, MARKS, Random(2), rate=0.3)
+spans, scored = span_rows(row, MARKS, Random(2), rate=0.5)
 show_row("text", row[0].tolist())
 show_row("masked", inputs[0].tolist())
 show_row("  asks", row[0][targets[0] != IGNORE].tolist())
@@ -754,7 +763,7 @@ claim("A3", per_target)
 # %% tags=["equal-compute-picture"]
 means = {arm: study.mean(arm, "chosen") for arm in reversed(arms)}
 axes = show.figure(
-    "Facts known after equal compute", "share of the facts", "", height=3.4
+    "With equal compute the causal model knows most", "facts known", "", height=3.4
 )
 axes.barh(list(means), list(means.values()), color=show.OURS, height=0.6)
 for arm in means:
@@ -769,9 +778,9 @@ show.picture(axes)
 # *In the picture: one bar for each objective, with a dot for each of three seeds; a
 # dashed line shows guessing. The causal model is ahead of all others.*
 #
-# Within an objective, targets are what counts: the causal model and the detector both
-# lose when only 15% of their positions are scored. How much of what they know above
-# guessing is left?
+# Within an objective the number of targets counts: the causal model and the detector
+# both lose when only 15% of their positions are scored, the detector nearly all. How
+# much of what they know above guessing is left?
 
 
 # %% tags=["target-count"]
@@ -784,6 +793,9 @@ print(f"causal model: {kept('causal'):.0%} is left; detector: {kept('replaced'):
 claim("A4", kept("replaced"))
 
 # %% [markdown]
+# (ELECTRA gained over masking, at a larger size. Here detection does not, so the gain
+# is counted from guessing.)
+#
 # Between objectives, the count does not explain the order. The masked model has as many
 # targets as the thinned causal one and knows less; the detector has more than both and
 # knows less still. What else differs: gaps hide the very words that a fact hangs on, a
@@ -800,12 +812,10 @@ claim("A4", kept("replaced"))
 
 # %% tags=["rerun"]
 half = "causal, half the compute"
-mine = last.total
 stated, spread = study.mean(half, "excess"), study.spread(half, "excess")
-print(
-    f"excess within the spread of the study: {abs(mine - stated) < 4 * spread + 0.01}"
-)
-assert abs(mine - stated) < 4 * spread + 0.01
+within = abs(last.total - stated) < 6 * spread  # three seeds say little of a spread
+print(f"excess over the floor as in the study, within six spreads: {within}")
+assert within
 
 # %% [markdown]
 # ## 15. Claims that no code of ours can decide
