@@ -117,7 +117,7 @@ def span_rows(
 
     >>> rows, mask = span_rows(torch.arange(10)[None], [90, 91, 92], Random(1), 0.2)
     >>> rows
-    tensor([[ 0, 90,  3,  4,  5,  6,  7,  8,  9, 90,  1,  2, 91]])
+    tensor([[ 0,  1,  2, 90,  5,  6,  7,  8,  9, 90,  3,  4, 91]])
     >>> mask.int()
     tensor([[0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1]], dtype=torch.int32)
     """

@@ -558,9 +558,9 @@ def test_every_arm_of_every_study_runs(name, arms, monkeypatch):
 
 
 def test_every_study_in_the_folder_is_tried():
-    # 03_tour: in test_tiny_tour.py
+    # 03_tour: in test_tiny_tour.py; 04_objectives: in test_objectives_study.py
     names = {file.stem for file in (ROOT / "studies").glob("[0-9]*.py")}
-    assert names == {"01_optimizers", "02_size_and_recall", "03_tour"}
+    assert names == {"01_optimizers", "02_size_and_recall", "03_tour", "04_objectives"}
 
 
 def test_a_study_does_not_grow_old_with_the_code_that_keeps_its_results(tmp_path):
