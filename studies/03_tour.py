@@ -15,11 +15,11 @@ import torch
 
 from minillm.data.packed import Rows
 from minillm.model import GPT
-from minillm.school.options import TourOptions, model_config
+from minillm.school.options import TRAINING, TourOptions, model_config
 from minillm.school.pipeline import Run
 from minillm.school.studies import run_study
+from minillm.school.tiny_measure import measure
 from minillm.school.tiny_sft import fine_tune, respond_to_all
-from minillm.school.tiny_tour import TRAINING, measure
 from minillm.school.tinytext import TinyText, tiny_text
 from minillm.training import TrainConfig, Trainer
 

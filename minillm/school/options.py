@@ -14,8 +14,10 @@ SIZES = {
     "large": (6, 6, 192),
 }
 
-
 TINYWORLD = "tinyworld"
+# Rates for pre-training on it: studies/01 compares them. Its text never repeats, so
+# there is nothing to regularise.
+TRAINING = {"lr": 1e-2, "matrix_lr": 1e-2, "weight_decay": 0.0}
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,8 @@ def spread_labels(
 ) -> None:
     """Label the ends of several lines, moved apart where they are close together.
 
+    Labels of equal ends stand in the order in which they are given, from the top.
+
     Args:
         axes: with its final y limits and scale.
         x: where the lines end.
@@ -78,10 +80,16 @@ def spread_labels(
         least: distance between labels, as a part of the height.
     """
     to_axes = axes.transScale + axes.transLimits
-    height = 0.0
-    for i, (y, text, color) in enumerate(sorted(ends)):
-        at = to_axes.transform((x, y))[1]
-        height = at if i == 0 else max(at, height + least)
+    ordered = sorted(ends, key=lambda end: -end[0])
+    wanted = [to_axes.transform((x, y))[1] for y, *_ in ordered]
+    heights: list[float] = []
+    for at in wanted:
+        heights.append(min(at, heights[-1] - least) if heights else at)
+    # What would hang below the picture is pushed up again, from the bottom.
+    for i in reversed(range(len(heights))):
+        lowest = (len(heights) - 1 - i) * least
+        heights[i] = max(heights[i], lowest)
+    for (_, text, color), height in zip(ordered, heights, strict=True):
         place, where = (x, height), ("data", "axes fraction")
         offset = {"textcoords": "offset points", "va": "center"}
         axes.annotate(text, place, (6, 0), where, color=color, **offset)

@@ -55,7 +55,7 @@ def recall_picture(looks: MetricsLog) -> tuple[Axes, str]:
         color = show.shade(i / (len(curves) - 1))
         axes.plot(tokens, curve, "o-", color=color, markersize=4)
         ends.append((curve[-1], f"rank {group}", color))
-    show.yardstick(axes, 1.0, "")
+    axes.plot([tokens[0], tokens[-1]], [1, 1], "--", color=show.TRUTH, linewidth=1.5)
     show.count_axis(axes, log=True)
     axes.set_ylim(-0.03, 1.06)
     show.spread_labels(axes, tokens[-1], ends)
@@ -97,7 +97,7 @@ def confidence_picture(
     axes = show.figure(title, "confidence in its answer", "part that is right")
     axes.plot([0, 1], [0, 1], "--", color=show.TRUTH, linewidth=1.5)
     axes.annotate(
-        "as sure as right", (0.5, 0.53), color=show.TRUTH, rotation=26, ha="center"
+        "as sure as right", (0.22, 0.25), color=show.TRUTH, rotation=26, ha="center"
     )
     axes.plot(*zip(*[b[:2] for b in bins], strict=True), "o-", color=show.OURS)
     show.label(axes, *bins[0][:2], "people in the text", show.OURS)

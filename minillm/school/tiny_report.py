@@ -14,6 +14,7 @@ from minillm.school import pictures, show, tiny_pictures
 from minillm.school.pipeline import HEADER, Run
 from minillm.school.report import Page
 from minillm.school.text_report import machine_room
+from minillm.school.tiny_measure import honest_guess
 from minillm.school.tiny_sft import Response
 from minillm.school.tinytext import TinyText
 from minillm.training import MetricsLog
@@ -60,8 +61,6 @@ def write_report(
     responses: list[Response],
 ) -> Path:
     """Write ``report.html`` into the run's folder; return its path."""
-    from minillm.school.tiny_tour import honest_guess
-
     answers = measured["answers"]
     known = [a for kind, said in answers.items() if "rank" in kind for a in said]
     page = Page("A language model, measured against the truth")

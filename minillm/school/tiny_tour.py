@@ -11,42 +11,19 @@ report    a table and a page with pictures
 """
 
 from pathlib import Path
-from statistics import fmean
 
 from minillm.data.packed import Rows
-from minillm.evaluation.asking import (
-    Answer,
-    accuracy,
-    ask,
-    calibration_error,
-    confidence,
-)
-from minillm.evaluation.floor import Excess
-from minillm.model import GPT
-from minillm.school.options import TourOptions
+from minillm.school.options import TRAINING, TourOptions
 from minillm.school.pipeline import Run
 from minillm.school.pretraining import pretrain
-from minillm.school.tiny_looks import TinyLook, by_rank
+from minillm.school.tiny_looks import TinyLook
+from minillm.school.tiny_measure import measure
 from minillm.school.tiny_sft import fine_tune, respond_to_all
 from minillm.school.tinytext import TinyText, tiny_text
 from minillm.training import Trainer
-from minillm.world.lore import PERSON
-from minillm.world.questions import (
-    Question,
-    fact_question,
-    skill_questions,
-    two_hop_question,
-)
 
-TRAINING = {"lr": 1e-2, "matrix_lr": 1e-2, "weight_decay": 0.0}  # see studies/01
 PER_MINUTE = 200_000  # documents; more than a laptop reads in a minute
 MOST = 600_000  # then they are read again
-SKILL_NAMES = {
-    "arithmetic": "arithmetic",
-    "worked": "arithmetic, in steps",
-    "task": "tasks (copy, reverse, ...)",
-}
-NOBODY, SKILLS = 60, 300  # how many are asked about, and how many are asked
 
 
 def tiny_tour(run: Run, options: TourOptions, resumed: bool) -> Path:
@@ -85,72 +62,3 @@ def write(run: Run, options: TourOptions) -> TinyText:
     run.add("world", "the same for who knows no fact", facts, "")
     run.add("world", "tokens to train on", "", f"{text.rows.numel():,}")
     return text
-
-
-def measure(run: Run, text: TinyText, model: GPT) -> dict:
-    """Compare the model with the truth: excess, recall, skills, confidence."""
-    with run.stage("measure", "documents and questions that training has not seen"):
-        excess = text.test.excess(model)
-        asked = questions(text)
-        answers = {kind: ask(model, text.tokenizer, asked[kind]) for kind in asked}
-    tell_excess(run, excess)
-    tell_answers(run, text, answers)
-    whole = {"total": excess.total, "error": excess.error}
-    run.results["excess"] = excess.parts | whole
-    return {"excess": excess, "answers": answers}
-
-
-def questions(text: TinyText) -> dict[str, list[Question]]:
-    """What the model is asked: facts by rank, chains, skills, and about nobody."""
-    lore = text.world.lore
-    facts = {f"rank {group}": asked for group, asked in by_rank(lore).items()}
-    return facts | {
-        "two-hop": [two_hop_question(lore, p, "river") for p in lore.people[:100]],
-        "skills": list(skill_questions(lore, SKILLS, "tour")),
-        "nobody": [
-            fact_question(lore, person, relation.name)
-            for person in lore.strangers[:NOBODY]
-            for relation in lore.of(PERSON)
-        ],
-    }
-
-
-def tell_excess(run: Run, excess: Excess) -> None:
-    """Rows for the table: loss beside floor, and what lies between them."""
-    total = f"{excess.total:.3f} ± {excess.error:.3f}"
-    run.add(
-        "measure", "loss (nats per token)", f"{excess.floor:.3f}", f"{excess.loss:.3f}"
-    )
-    run.add("measure", "excess over the floor", "0.000", total)
-    words = {
-        "predictable": "excess: what follows (rules, skills)",
-        "remembered": "excess: what is so (facts)",
-        "irreducible": "excess: what is free (odds)",
-    }
-    for kind, metric in words.items():
-        run.add("measure", metric, "0.000", f"{excess.parts[kind]:.3f}")
-
-
-def tell_answers(run: Run, text: TinyText, answers: dict[str, list[Answer]]) -> None:
-    """Rows for the table: what it knows, what it can do, how sure it is."""
-    by_kind = {f"facts recalled, {k}": v for k, v in answers.items() if "rank" in k}
-    known = [answer for said in by_kind.values() for answer in said]
-    by_kind["two facts in a chain"] = answers["two-hop"]
-    for kind, name in SKILL_NAMES.items():
-        by_kind[name] = [a for a in answers["skills"] if a.question.kind == kind]
-    for name, said in by_kind.items():
-        run.add("measure", name, "100%", f"{accuracy(said):.0%}")
-    error = calibration_error([a.confidence for a in known], [a.right for a in known])
-    run.add("measure", "calibration error, facts", "0.00", f"{error:.2f}")
-    guess = honest_guess(text)
-    sure = confidence(answers["nobody"])
-    run.add("measure", "confidence about nobody", f"{guess:.2f} or less", f"{sure:.2f}")
-    run.results["recall"] = {k: accuracy(v) for k, v in answers.items()}
-    run.results["confidence"] = {k: confidence(v) for k, v in answers.items()}
-    run.results["calibration error"] = error
-
-
-def honest_guess(text: TinyText) -> float:
-    """The confidence that any answer deserves where nothing can be known: the prior."""
-    relations = text.world.lore.of(PERSON)
-    return fmean(1 / len(relation.values.texts) for relation in relations)

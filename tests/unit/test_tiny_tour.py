@@ -13,7 +13,7 @@ from minillm.data import Tokenizer
 from minillm.evaluation.asking import Answer
 from minillm.finetuning import respond
 from minillm.model import GPT, GPTConfig
-from minillm.school import show, tiny_pictures, tiny_sft, tiny_tour
+from minillm.school import show, tiny_measure, tiny_pictures, tiny_sft, tiny_tour
 from minillm.school.options import TINYWORLD, TourOptions, options_from
 from minillm.school.pipeline import Run
 from minillm.school.tiny_looks import GROUPS, TinyLook, by_rank
@@ -33,9 +33,9 @@ def few(monkeypatch):
     """As many instructions and questions as a test has time for."""
     monkeypatch.setattr(tiny_sft, "EXAMPLES", 96)
     monkeypatch.setattr(tiny_sft, "HELD_OUT", 40)
-    monkeypatch.setattr(tiny_tour, "SKILLS", 12)
-    monkeypatch.setattr(tiny_tour, "NOBODY", 3)
-    monkeypatch.setattr(tiny_tour, "by_rank", lambda lore: by_rank(lore, 2))
+    monkeypatch.setattr(tiny_measure, "SKILLS", 12)
+    monkeypatch.setattr(tiny_measure, "NOBODY", 3)
+    monkeypatch.setattr(tiny_measure, "by_rank", lambda lore: by_rank(lore, 2))
     monkeypatch.setattr("minillm.school.tiny_looks.FEW", 2)
 
 
@@ -163,8 +163,19 @@ def test_labels_of_lines_that_end_close_together_are_moved_apart():
     axes.plot([0, 1], [0, 1])
     ends = [(0.5, "a", "red"), (0.5, "b", "blue"), (0.51, "c", "green")]
     show.spread_labels(axes, 1, ends, least=0.1)
-    heights = sorted(text.xy[1] for text in axes.texts)
-    assert all(b - a > 0.0999 for a, b in pairwise(heights))
+    heights = {text.get_text(): text.xy[1] for text in axes.texts}
+    assert list(heights) == ["c", "a", "b"]  # equal ends in the order given
+    assert all(b - a < -0.0999 for a, b in pairwise(heights.values()))
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0])
+def test_labels_of_lines_that_end_at_an_edge_stay_within_the_picture(level):
+    axes = show.figure("t", "x", "y")
+    axes.set_ylim(0, 1)
+    show.spread_labels(axes, 1, [(level, name, "red") for name in "abcd"], least=0.1)
+    heights = [text.xy[1] for text in axes.texts]
+    top = max(level, 0.3)
+    assert heights == pytest.approx([top, top - 0.1, top - 0.2, top - 0.3])
 
 
 def test_a_vocabulary_so_small_that_documents_outgrow_the_context_is_refused():

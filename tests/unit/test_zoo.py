@@ -288,7 +288,7 @@ def test_an_unknown_model_is_answered_with_the_known_ones():
 
 def test_the_base_model_has_the_settings_of_the_tour():
     tour, base = TourOptions(), Base()
-    assert base_recipe.RATES == tiny_tour.TRAINING
+    assert base_recipe.TRAINING is tiny_tour.TRAINING
     assert (base.n_layer, base.n_head, base.n_embd) == SIZES[tour.size]
     shapes = (base.B, base.T, base.vocab_size, base.seed)
     assert shapes == (tour.batch, tour.context, tour.vocab_size, tour.seed)

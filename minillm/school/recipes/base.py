@@ -15,11 +15,11 @@ from minillm.data import Tokenizer
 from minillm.data.packed import Rows
 from minillm.errors import require_count
 from minillm.model import GPT, GPTConfig
+from minillm.school.options import TRAINING
 from minillm.school.tinytext import tiny_text
 from minillm.training import TrainConfig, Trainer
 from minillm.world import WorldConfig
 
-RATES = {"lr": 1e-2, "matrix_lr": 1e-2, "weight_decay": 0.0}
 DEFAULT = WorldConfig()
 CHECKED = 20  # documents with a known price, to see that they fit into a row
 
@@ -63,7 +63,7 @@ class Base:
         torch.manual_seed(self.seed)
         shape = (text.tokenizer.vocab_size, self.n_layer, self.n_head)
         model = GPT(GPTConfig(*shape, n_embd=self.n_embd, context=self.T))
-        config = TrainConfig(self.steps, warmup=min(20, self.steps // 5), **RATES)
+        config = TrainConfig(self.steps, warmup=min(20, self.steps // 5), **TRAINING)
         rows = Rows(text.rows, self.B, self.seed)
         Trainer(model, rows, config, progress=progress).fit()
         return model, text.tokenizer
