@@ -13,7 +13,7 @@ from minillm.data import Tokenizer
 from minillm.evaluation.asking import Answer
 from minillm.finetuning import respond
 from minillm.model import GPT, GPTConfig
-from minillm.school import show, tiny_measure, tiny_pictures, tiny_sft, tiny_tour
+from minillm.school import show, tiny_measure, tiny_pictures, tiny_sft
 from minillm.school.options import TINYWORLD, TourOptions, options_from
 from minillm.school.pipeline import Run
 from minillm.school.tiny_looks import GROUPS, TinyLook, by_rank
