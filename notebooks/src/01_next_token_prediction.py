@@ -584,11 +584,10 @@ show.picture(axes)
 # Some abilities seem to appear all at once as models grow. Before one believes in a
 # jump, one should look at the metric. If each of $n$ tokens of an answer is right with
 # probability $p$, and errors are independent, *exact match* is $p^n$. It stays near
-# zero while $p$ rises, and then jumps. We return to the model that we trained in
-# section
-# 7. In each document some tokens have one right answer (they are predictable, or a
-#    fact). A token counts as right if the model gave it more than half of the
-#    probability, a document if all of these tokens are right.
+# zero while $p$ rises, and then jumps. We return to the model that section 7 trained.
+# In each document some tokens have one right answer (they are predictable, or a fact).
+# A token counts as right if the model gave it more than half of the probability, a
+# document if all of these tokens are right.
 
 # %% tags=["emergence"]
 places = [
