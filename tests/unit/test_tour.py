@@ -1,6 +1,7 @@
 """The main job, end to end and small: it runs, tells the truth, stops and goes on."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -199,6 +200,20 @@ def test_a_trained_run_writes_and_exports_from_the_command_line(done, tmp_path, 
     assert main(["export", folder, str(tmp_path / "hf")]) == 0
     files = {path.name for path in (tmp_path / "hf").iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= files
+
+
+def test_threads_wait_without_spinning_and_torch_hears_of_it_in_time():
+    # OpenMP reads the setting once, when torch brings it in.
+    code = (
+        "import os, sys; from minillm.__main__ import main; "
+        "assert 'torch' not in sys.modules, 'the command line imports torch too early';"
+        "main(['check', 'no-such-file.py']); print(os.environ['OMP_WAIT_POLICY'])"
+    )
+    kept = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    for chosen, expected in [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "x"}, "x")]:
+        command, env = [sys.executable, "-c", code], kept | chosen
+        made = subprocess.run(command, env=env, capture_output=True, text=True)
+        assert made.stdout.split() == [expected], made.stderr
 
 
 def test_generate_repeats_itself_for_a_seed(done, capsys):
