@@ -1,0 +1,230 @@
+r"""Training a reward model, and asking the world how good it became.
+
+One pass over pairs that an annotator has ordered; chosen and rejected go through the
+model in one batch. One pass and no more: there are few pairs, a label is one bit, and
+the bits are noisy, so a second pass already learns the noise by heart.
+
+Here the truth is known, so three questions that real preference data leaves open have
+answers. Of pairs that training never held:
+
+- how often does the model agree with the **annotator**? Nobody can agree more often
+  than the annotator's noise permits,
+
+  .. math:: ceiling = E[\max(p, 1 - p)], \qquad p = P(\text{annotator chooses } a)
+
+- how often does it agree with the **truth**? That may be above the ceiling: noise that
+  favours nobody averages out. What favours somebody (length, taste) does not.
+- is its **probability** the annotator's?
+
+Source: Ouyang et al. 2022 (InstructGPT), section 3.5 and appendix C.2, for one epoch.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from minillm.alignment.reward_model import (
+    RewardModel,
+    bradley_terry_loss,
+    centring_loss,
+    pair_accuracy,
+)
+from minillm.data.chat import encode_chat
+from minillm.data.messages import conversation
+from minillm.data.templates import CHATML, Template
+from minillm.data.tokenizer import Tokenizer
+from minillm.errors import require, require_count, require_positive
+from minillm.training.metrics import MetricsLog
+from minillm.training.optimizers import build_optimizers, clip_gradients
+from minillm.training.schedules import wsd
+from minillm.world.instructions import Instruction
+from minillm.world.preferences import Preference
+
+Verdicts = Sequence[tuple[Instruction, Preference]]
+
+
+class Pair(NamedTuple):
+    """Two conversations as ids, each up to the token that ends the response."""
+
+    chosen: list[int]
+    rejected: list[int]
+
+
+def response_ids(
+    tokenizer: Tokenizer, prompt: str, response: str, template: Template = CHATML
+) -> list[int]:
+    """A prompt with a response, up to the mark that closes the turn: what is scored.
+
+    A policy stops with that mark, so its rollouts end there, and the reward is read
+    there. What the template puts behind it (a line break) would be another last token,
+    one that no rollout has.
+
+    >>> tokenizer = Tokenizer(merges=())
+    >>> tokenizer.decode(response_ids(tokenizer, "hi", "yo"))[-12:]
+    'yo<|im_end|>'
+    """
+    ids, mask = encode_chat(tokenizer, conversation(prompt, response), template)
+    return ids[: max(i for i, target in enumerate(mask) if target) + 1]
+
+
+def encode_pairs(
+    tokenizer: Tokenizer, verdicts: Verdicts, template: Template = CHATML
+) -> list[Pair]:
+    """Encode what an annotator ordered.
+
+    >>> from minillm.world import World
+    >>> from minillm.world.instructions import preferences
+    >>> verdicts = list(preferences(World().lore, 2, Annotator()))
+    >>> len(encode_pairs(Tokenizer(merges=()), verdicts))
+    2
+    """
+
+    def encode(prompt: str, response: str) -> list[int]:
+        return response_ids(tokenizer, prompt, response, template)
+
+    return [
+        Pair(encode(asked.prompt, p.chosen), encode(asked.prompt, p.rejected))
+        for asked, p in verdicts
+    ]
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """How to train a reward model.
+
+    Args:
+        epochs: passes over the pairs.
+        B: pairs in a batch; 2B rows.
+        lr: peak learning rate of AdamW, for the embedding, the gains and the head.
+        matrix_lr: peak learning rate of Muon.
+        margin: see ``bradley_terry_loss``.
+        centring: factor of ``centring_loss``.
+        warmup: steps until the peak.
+        clip: largest norm of the gradient.
+        seed: of the order.
+
+    Raises:
+        ValueError: a setting out of its range.
+    """
+
+    epochs: float = 1.0
+    B: int = 16
+    lr: float = 2e-3
+    matrix_lr: float = 5e-3
+    margin: float = 0.0
+    centring: float = 0.01
+    warmup: int = 20
+    clip: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_count(B=self.B)
+        rates = {"lr": self.lr, "matrix_lr": self.matrix_lr, "clip": self.clip}
+        require_positive(epochs=self.epochs, **rates)
+        c = self.centring
+        require(c >= 0, "centring", c, "at least 0", "0 leaves rewards without a zero")
+
+
+def pad_right(rows: Sequence[Sequence[int]], pad: int = 0) -> tuple[Tensor, Tensor]:
+    """Stack rows of unequal lengths, all from the first column: tokens and mask.
+
+    >>> pad_right([[5, 6], [7]])[1]
+    tensor([[ True,  True],
+            [ True, False]])
+    """
+    tensors = [torch.as_tensor(row, dtype=torch.long) for row in rows]
+    ones = [torch.ones_like(row, dtype=torch.bool) for row in tensors]
+    return pad_sequence(tensors, True, pad), pad_sequence(ones, True, False)
+
+
+def train_reward_model(
+    model: RewardModel, pairs: Sequence[Pair], config: RewardConfig | None = None
+) -> MetricsLog:
+    """Fit a reward model to choices, in place.
+
+    Args:
+        model: a trunk that has learned the language, with a new head.
+        pairs: as ``encode_pairs`` makes them.
+        config: how.
+
+    Returns:
+        loss, accuracy and norm of the gradient at each step.
+
+    Raises:
+        ValueError: fewer pairs than a batch has.
+        FloatingPointError: the loss is no number any more.
+
+    >>> from minillm.model import GPT, GPTConfig
+    >>> model = RewardModel(GPT(GPTConfig(64, n_layer=1, n_head=2, n_embd=16)))
+    >>> pairs = [Pair([1, 2, i], [1, 3, i]) for i in range(32)]
+    >>> log = train_reward_model(model, pairs, RewardConfig(epochs=8, warmup=0))
+    >>> log.column("accuracy")[-1]
+    1.0
+    """
+    config = config or RewardConfig()
+    n, need = len(pairs), f"at least {config.B}, one batch"
+    require(n >= config.B, "pairs", n, need, "give more or make B smaller")
+    steps = math.ceil(config.epochs * n / config.B)
+    optimizers = build_optimizers(
+        model, "muon", config.lr, config.matrix_lr, weight_decay=0.0
+    )
+    log, was_training = MetricsLog(None), model.training
+    model.train()
+    for step, places in enumerate(_batches(n, steps, config)):
+        factor = wsd(step, steps, config.warmup)
+        batch = [pairs[i] for i in places]
+        log.append(
+            {"step": step} | _train_step(model, batch, optimizers, factor, config)
+        )
+    model.train(was_training)
+    return log
+
+
+def _batches(n: int, steps: int, config: RewardConfig) -> Iterable[list[int]]:
+    """Places of pairs, each once an epoch, in a new order every epoch."""
+    generator = torch.Generator().manual_seed(config.seed)
+    waiting: list[int] = []
+    for _ in range(steps):
+        if len(waiting) < config.B:
+            waiting += torch.randperm(n, generator=generator).tolist()
+        yield waiting[: config.B]
+        del waiting[: config.B]
+
+
+def _train_step(model, batch, optimizers, factor, config) -> dict:
+    chosen, rejected = score_pairs(model, batch)
+    loss = bradley_terry_loss(chosen, rejected, config.margin)
+    total = loss + config.centring * centring_loss(chosen, rejected)
+    if not math.isfinite(total.item()):
+        raise FloatingPointError("the loss is no number any more; try a smaller lr")
+    model.zero_grad()
+    total.backward()
+    norm = clip_gradients(model.parameters(), config.clip)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+        optimizer.step()
+    accuracy = pair_accuracy(chosen, rejected)
+    return {"loss": loss.item(), "accuracy": accuracy, "norm": norm}
+
+
+def score_pairs(
+    model: RewardModel, batch: Sequence[Pair]
+) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
+    """Rewards of the chosen and of the rejected, in one pass and with a gradient.
+
+    >>> from minillm.model import GPT, GPTConfig
+    >>> model = RewardModel(GPT(GPTConfig(64, n_layer=1, n_head=2, n_embd=16)))
+    >>> chosen, rejected = score_pairs(model, [Pair([1, 2], [1, 2])])
+    >>> bool(chosen == rejected)
+    True
+    """
+    rows = [pair.chosen for pair in batch] + [pair.rejected for pair in batch]
+    chosen, rejected = model(*pad_right(rows)).chunk(2)
+    return chosen, rejected
