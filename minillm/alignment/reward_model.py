@@ -26,8 +26,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from minillm.errors import require, require_mask
+from minillm.errors import require, require_mask, require_one_of
 from minillm.model import GPT
+
+RULES = ("mean", "worst", "cautious")
 
 
 def last_token_index(mask: Bool[Tensor, "B T"]) -> Int[Tensor, " B"]:
@@ -138,7 +140,7 @@ def bradley_terry_loss(
     >>> bradley_terry_loss(torch.tensor([3.0]), torch.tensor([1.0]))   # ln(1 + e^-2)
     tensor(0.1269)
     """
-    _require_pairs(chosen, rejected)
+    require_pairs(chosen, rejected)
     # logsigmoid: the log of a sigmoid is -inf at -100 already, and its gradient NaN
     return -F.logsigmoid(chosen - rejected - margin).mean()
 
@@ -161,7 +163,7 @@ def centring_loss(
     >>> centring_loss(torch.tensor([3.0, 1.0]), torch.tensor([1.0, -1.0]))
     tensor(8.)
     """
-    _require_pairs(chosen, rejected)
+    require_pairs(chosen, rejected)
     return (chosen + rejected).square().mean()
 
 
@@ -204,34 +206,59 @@ def pair_accuracy(chosen: Float[Tensor, " B"], rejected: Float[Tensor, " B"]) ->
     >>> pair_accuracy(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 2.0]))
     0.75
     """
-    _require_pairs(chosen, rejected)
+    require_pairs(chosen, rejected)
     right = (chosen > rejected).double() + (chosen == rejected).double() / 2
     return right.mean().item()
 
 
-def choice_confidence(
-    chosen: Float[Tensor, " B"], rejected: Float[Tensor, " B"]
-) -> tuple[list[float], list[bool]]:
-    r"""How sure the model was of each choice, and whether it was right.
+def ensemble_reward(
+    rewards: Float[Tensor, "M B"], rule: str = "mean", caution: float = 1.0
+) -> Float[Tensor, " B"]:
+    r"""One reward from M models that were trained with different heads and orders.
 
-    .. math:: confidence = \sigma(|r_{chosen} - r_{rejected}|)
+    A policy that is trained for long finds what a reward model is wrong about. Models
+    that agree where there was data differ elsewhere; so disagreement is a warning:
 
-    of the response that the *model* prefers: 0.5 to 1. (The probability that it gave to
-    the chosen one could not be compared with anything: the chosen one was always
-    chosen.) For ``evaluation.asking.reliability`` and ``calibration_error``.
+    .. math:: mean_m\, r_m, \qquad \min_m r_m, \qquad
+              mean_m\, r_m - c \sqrt{\tfrac{1}{M} \sum_m (r_m - mean)^2}
+
+    What all have learned from the same annotators they are wrong about together.
+
+    Args:
+        rewards: of each model, with a zero that they share (``set_zero``): their own
+            are arbitrary, and a minimum would pick the model with the lowest.
+        rule: ``"mean"``, ``"worst"`` or ``"cautious"``, in the order above.
+        caution: c, for ``"cautious"``.
 
     Raises:
-        ValueError: as ``bradley_terry_loss``.
+        ValueError: an unknown rule, no models, a caution below 0.
 
-    >>> choice_confidence(torch.tensor([2.0, 0.0]), torch.tensor([0.0, 2.0]))
-    ([0.8807..., 0.8807...], [True, False])
+    Source: Coste et al. 2023, section 3 (mean, worst case); Eisenstein et al. 2023,
+    section 5 (mean minus standard deviation).
+
+    >>> rewards = torch.tensor([[1.0, 2.0], [3.0, 2.0]])
+    >>> ensemble_reward(rewards, "worst"), ensemble_reward(rewards, "cautious")
+    (tensor([1., 2.]), tensor([1., 2.]))
     """
-    _require_pairs(chosen, rejected)
-    difference = (chosen - rejected).double()
-    return difference.abs().sigmoid().tolist(), (difference > 0).tolist()
+    require_one_of(RULES, rule=rule)
+    M, need, remedy = len(rewards), "of shape (M, B), M at least 1", "stack the models'"
+    require(rewards.ndim == 2 and M > 0, "rewards", rewards, need, remedy)
+    require(caution >= 0, "caution", caution, "at least 0", "0 is the mean")
+    if rule == "worst":
+        return rewards.amin(dim=0)
+    mean = rewards.mean(dim=0)
+    # Over M and not M - 1: one model alone does not disagree with itself.
+    spread = rewards.std(dim=0, correction=0)
+    return mean - caution * spread if rule == "cautious" else mean
 
 
-def _require_pairs(chosen: Tensor, rejected: Tensor) -> None:
+def require_pairs(chosen: Tensor, rejected: Tensor) -> None:
+    """Require as many rewards of chosen responses as of rejected, and numbers all.
+
+    >>> require_pairs(torch.zeros(2), torch.zeros(1))
+    Traceback (most recent call last):
+    ValueError: rejected must be of shape (2,), as chosen, got (1,) of torch.float32; ...
+    """
     n, need = tuple(chosen.shape), f"of shape {tuple(chosen.shape)}, as chosen"
     same, remedy = chosen.shape == rejected.shape, "give one for each pair"
     require(same, "rejected", rejected, need, remedy)

@@ -1,20 +1,14 @@
-r"""Training a reward model, and asking the world how good it became.
+r"""Training a reward model on pairs that annotators have ordered.
 
-One pass over pairs that an annotator has ordered; chosen and rejected go through the
-model in one batch. One pass and no more: there are few pairs, a label is one bit, and
-the bits are noisy, so a second pass already learns the noise by heart.
+.. math:: L = -\log \sigma(r_{chosen} - r_{rejected}) +
+              \lambda\, (r_{chosen} + r_{rejected})^2
 
-Here the truth is known, so three questions that real preference data leaves open have
-answers. Of pairs that training never held:
+Chosen and rejected go through the model in one batch, and through the data once: a
+label is one bit, and a noisy one, so a second pass already learns the noise by heart.
 
-- how often does the model agree with the **annotator**? Nobody can agree more often
-  than the annotator's noise permits,
-
-  .. math:: ceiling = E[\max(p, 1 - p)], \qquad p = P(\text{annotator chooses } a)
-
-- how often does it agree with the **truth**? That may be above the ceiling: noise that
-  favours nobody averages out. What favours somebody (length, taste) does not.
-- is its **probability** the annotator's?
+The trunk begins as the model that is to be aligned, or the one before it: what it knows
+is what the reward can look at. It has to know more than how a good response sounds: to
+tell a right answer from a wrong one of the same form, it has to know the answer.
 
 Source: Ouyang et al. 2022 (InstructGPT), section 3.5 and appendix C.2, for one epoch.
 """
@@ -46,7 +40,7 @@ from minillm.training.schedules import wsd
 from minillm.world.instructions import Instruction
 from minillm.world.preferences import Preference
 
-Verdicts = Sequence[tuple[Instruction, Preference]]
+Verdict = tuple[Instruction, Preference]
 
 
 class Pair(NamedTuple):
@@ -74,12 +68,13 @@ def response_ids(
 
 
 def encode_pairs(
-    tokenizer: Tokenizer, verdicts: Verdicts, template: Template = CHATML
+    tokenizer: Tokenizer, verdicts: Iterable[Verdict], template: Template = CHATML
 ) -> list[Pair]:
     """Encode what an annotator ordered.
 
     >>> from minillm.world import World
     >>> from minillm.world.instructions import preferences
+    >>> from minillm.world.preferences import Annotator
     >>> verdicts = list(preferences(World().lore, 2, Annotator()))
     >>> len(encode_pairs(Tokenizer(merges=()), verdicts))
     2
