@@ -87,7 +87,7 @@ def judge(
     require(n > 0, "verdicts", n, "at least 1", "ask an annotator first")
     chosen, rejected = _score_all(model, encode_pairs(tokenizer, verdicts, template), B)
     seen = [preference for _, preference in verdicts]
-    p = torch.tensor([_probability(annotator, one) for one in seen]).double()
+    p = chosen.new_tensor([_probability(annotator, one) for one in seen])
     confidence, right = choice_confidence(chosen, rejected)
     return Judgement(
         agreement=pair_accuracy(chosen, rejected),

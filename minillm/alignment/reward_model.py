@@ -257,7 +257,7 @@ def require_pairs(chosen: Tensor, rejected: Tensor) -> None:
 
     >>> require_pairs(torch.zeros(2), torch.zeros(1))
     Traceback (most recent call last):
-    ValueError: rejected must be of shape (2,), as chosen, got (1,) of torch.float32; ...
+    ValueError: rejected must be of shape (2,), as chosen, got (1,) of torch.float...
     """
     n, need = tuple(chosen.shape), f"of shape {tuple(chosen.shape)}, as chosen"
     same, remedy = chosen.shape == rejected.shape, "give one for each pair"
