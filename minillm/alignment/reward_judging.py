@@ -24,12 +24,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from minillm.alignment.reward_model import RewardModel, pair_accuracy, require_pairs
-from minillm.alignment.reward_training import Pair, Verdict, encode_pairs, score_pairs
+from minillm.alignment.reward_pairs import Pair, Verdict, encode_pairs, score_pairs
 from minillm.data.templates import CHATML, Template
 from minillm.data.tokenizer import Tokenizer
-from minillm.errors import require, require_count
+from minillm.errors import require, require_count, require_one_of
 from minillm.evaluation.asking import calibration_error
 from minillm.world.preferences import Annotator, Preference, true_reward
+
+RULES = ("mean", "worst", "cautious")
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,47 @@ def choice_confidence(
     require_pairs(chosen, rejected)
     difference = (chosen - rejected).double()
     return difference.abs().sigmoid().tolist(), (difference > 0).tolist()
+
+
+def ensemble_reward(
+    rewards: Float[Tensor, "M B"], rule: str = "mean", caution: float = 1.0
+) -> Float[Tensor, " B"]:
+    r"""One reward from M models that were trained with different heads and orders.
+
+    A policy that is trained for long finds what a reward model is wrong about. Models
+    that agree where there was data differ elsewhere; so disagreement is a warning:
+
+    .. math:: mean_m\, r_m, \qquad \min_m r_m, \qquad
+              mean_m\, r_m - c \sqrt{\tfrac{1}{M} \sum_m (r_m - mean)^2}
+
+    What all have learned from the same annotators they are wrong about together.
+
+    Args:
+        rewards: of each model, with a zero that they share (``set_zero``): their own
+            are arbitrary, and a minimum would pick the model with the lowest.
+        rule: ``"mean"``, ``"worst"`` or ``"cautious"``, in the order above.
+        caution: c, for ``"cautious"``.
+
+    Raises:
+        ValueError: an unknown rule, no models, a caution below 0.
+
+    Source: Coste et al. 2023, section 3 (mean, worst case); Eisenstein et al. 2023,
+    section 5 (mean minus standard deviation).
+
+    >>> rewards = torch.tensor([[1.0, 2.0], [3.0, 2.0]])
+    >>> ensemble_reward(rewards, "worst"), ensemble_reward(rewards, "cautious")
+    (tensor([1., 2.]), tensor([1., 2.]))
+    """
+    require_one_of(RULES, rule=rule)
+    M, need, remedy = len(rewards), "of shape (M, B), M at least 1", "stack the models'"
+    require(rewards.ndim == 2 and M > 0, "rewards", rewards, need, remedy)
+    require(caution >= 0, "caution", caution, "at least 0", "0 is the mean")
+    if rule == "worst":
+        return rewards.amin(dim=0)
+    mean = rewards.mean(dim=0)
+    # Over M and not M - 1: one model alone does not disagree with itself.
+    spread = rewards.std(dim=0, correction=0)
+    return mean - caution * spread if rule == "cautious" else mean
 
 
 @torch.no_grad()

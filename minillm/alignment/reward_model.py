@@ -18,18 +18,13 @@ Source: Bradley and Terry 1952; Ouyang et al. 2022 (InstructGPT), section 3.5 an
 equation 1; Stiennon et al. 2020, section 3.4.
 """
 
-from collections.abc import Sequence
-from itertools import permutations
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from minillm.errors import require, require_mask, require_one_of
+from minillm.errors import require, require_mask
 from minillm.model import GPT
-
-RULES = ("mean", "worst", "cautious")
 
 
 def last_token_index(mask: Bool[Tensor, "B T"]) -> Int[Tensor, " B"]:
@@ -167,33 +162,6 @@ def centring_loss(
     return (chosen + rejected).square().mean()
 
 
-def ranking_to_pairs(ranks: Sequence[float]) -> list[tuple[int, int]]:
-    """All pairs (better, worse) that a ranking of K responses holds.
-
-    K responses give up to K (K - 1) / 2 pairs. They belong in one batch: spread over an
-    epoch, each response would be learned K - 1 times. Equals make no pair: to call one
-    of them chosen would teach a difference that nobody saw.
-
-    Args:
-        ranks: of each response; 1 is the best.
-
-    Returns:
-        places in ``ranks``.
-
-    Raises:
-        ValueError: a rank that is no number.
-
-    Source: Ouyang et al. 2022, section 3.5.
-
-    >>> ranking_to_pairs([2, 1, 2])   # the second is better than both others
-    [(1, 0), (1, 2)]
-    """
-    numbers, remedy = all(r == r for r in ranks), "leave out what was not ranked"
-    require(numbers, "ranks", list(ranks), "numbers", remedy)
-    places = permutations(range(len(ranks)), 2)
-    return [(a, b) for a, b in places if ranks[a] < ranks[b]]
-
-
 def pair_accuracy(chosen: Float[Tensor, " B"], rejected: Float[Tensor, " B"]) -> float:
     """The part of the pairs in which the chosen one has the larger reward.
 
@@ -209,47 +177,6 @@ def pair_accuracy(chosen: Float[Tensor, " B"], rejected: Float[Tensor, " B"]) ->
     require_pairs(chosen, rejected)
     right = (chosen > rejected).double() + (chosen == rejected).double() / 2
     return right.mean().item()
-
-
-def ensemble_reward(
-    rewards: Float[Tensor, "M B"], rule: str = "mean", caution: float = 1.0
-) -> Float[Tensor, " B"]:
-    r"""One reward from M models that were trained with different heads and orders.
-
-    A policy that is trained for long finds what a reward model is wrong about. Models
-    that agree where there was data differ elsewhere; so disagreement is a warning:
-
-    .. math:: mean_m\, r_m, \qquad \min_m r_m, \qquad
-              mean_m\, r_m - c \sqrt{\tfrac{1}{M} \sum_m (r_m - mean)^2}
-
-    What all have learned from the same annotators they are wrong about together.
-
-    Args:
-        rewards: of each model, with a zero that they share (``set_zero``): their own
-            are arbitrary, and a minimum would pick the model with the lowest.
-        rule: ``"mean"``, ``"worst"`` or ``"cautious"``, in the order above.
-        caution: c, for ``"cautious"``.
-
-    Raises:
-        ValueError: an unknown rule, no models, a caution below 0.
-
-    Source: Coste et al. 2023, section 3 (mean, worst case); Eisenstein et al. 2023,
-    section 5 (mean minus standard deviation).
-
-    >>> rewards = torch.tensor([[1.0, 2.0], [3.0, 2.0]])
-    >>> ensemble_reward(rewards, "worst"), ensemble_reward(rewards, "cautious")
-    (tensor([1., 2.]), tensor([1., 2.]))
-    """
-    require_one_of(RULES, rule=rule)
-    M, need, remedy = len(rewards), "of shape (M, B), M at least 1", "stack the models'"
-    require(rewards.ndim == 2 and M > 0, "rewards", rewards, need, remedy)
-    require(caution >= 0, "caution", caution, "at least 0", "0 is the mean")
-    if rule == "worst":
-        return rewards.amin(dim=0)
-    mean = rewards.mean(dim=0)
-    # Over M and not M - 1: one model alone does not disagree with itself.
-    spread = rewards.std(dim=0, correction=0)
-    return mean - caution * spread if rule == "cautious" else mean
 
 
 def require_pairs(chosen: Tensor, rejected: Tensor) -> None:

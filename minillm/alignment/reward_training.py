@@ -16,12 +16,8 @@ Source: Ouyang et al. 2022 (InstructGPT), section 3.5 and appendix C.2, for one 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from minillm.alignment.reward_model import (
     RewardModel,
@@ -29,64 +25,11 @@ from minillm.alignment.reward_model import (
     centring_loss,
     pair_accuracy,
 )
-from minillm.data.chat import encode_chat
-from minillm.data.messages import conversation
-from minillm.data.templates import CHATML, Template
-from minillm.data.tokenizer import Tokenizer
+from minillm.alignment.reward_pairs import Pair, score_pairs
 from minillm.errors import require, require_count, require_positive
 from minillm.training.metrics import MetricsLog
 from minillm.training.optimizers import build_optimizers, clip_gradients
 from minillm.training.schedules import wsd
-from minillm.world.instructions import Instruction
-from minillm.world.preferences import Preference
-
-Verdict = tuple[Instruction, Preference]
-
-
-class Pair(NamedTuple):
-    """Two conversations as ids, each up to the token that ends the response."""
-
-    chosen: list[int]
-    rejected: list[int]
-
-
-def response_ids(
-    tokenizer: Tokenizer, prompt: str, response: str, template: Template = CHATML
-) -> list[int]:
-    """A prompt with a response, up to the mark that closes the turn: what is scored.
-
-    A policy stops with that mark, so its rollouts end there, and the reward is read
-    there. What the template puts behind it (a line break) would be another last token,
-    one that no rollout has.
-
-    >>> tokenizer = Tokenizer(merges=())
-    >>> tokenizer.decode(response_ids(tokenizer, "hi", "yo"))[-12:]
-    'yo<|im_end|>'
-    """
-    ids, mask = encode_chat(tokenizer, conversation(prompt, response), template)
-    return ids[: max(i for i, target in enumerate(mask) if target) + 1]
-
-
-def encode_pairs(
-    tokenizer: Tokenizer, verdicts: Iterable[Verdict], template: Template = CHATML
-) -> list[Pair]:
-    """Encode what an annotator ordered.
-
-    >>> from minillm.world import World
-    >>> from minillm.world.instructions import preferences
-    >>> from minillm.world.preferences import Annotator
-    >>> verdicts = list(preferences(World().lore, 2, Annotator()))
-    >>> len(encode_pairs(Tokenizer(merges=()), verdicts))
-    2
-    """
-
-    def encode(prompt: str, response: str) -> list[int]:
-        return response_ids(tokenizer, prompt, response, template)
-
-    return [
-        Pair(encode(asked.prompt, p.chosen), encode(asked.prompt, p.rejected))
-        for asked, p in verdicts
-    ]
 
 
 @dataclass(frozen=True)
@@ -124,18 +67,6 @@ class RewardConfig:
         require_positive(epochs=self.epochs, **rates)
         c = self.centring
         require(c >= 0, "centring", c, "at least 0", "0 leaves rewards without a zero")
-
-
-def pad_right(rows: Sequence[Sequence[int]], pad: int = 0) -> tuple[Tensor, Tensor]:
-    """Stack rows of unequal lengths, all from the first column: tokens and mask.
-
-    >>> pad_right([[5, 6], [7]])[1]
-    tensor([[ True,  True],
-            [ True, False]])
-    """
-    tensors = [torch.as_tensor(row, dtype=torch.long) for row in rows]
-    ones = [torch.ones_like(row, dtype=torch.bool) for row in tensors]
-    return pad_sequence(tensors, True, pad), pad_sequence(ones, True, False)
 
 
 def train_reward_model(
@@ -207,19 +138,3 @@ def _train_step(model, batch, optimizers, factor, config) -> dict:
         optimizer.step()
     accuracy = pair_accuracy(chosen, rejected)
     return {"loss": loss.item(), "accuracy": accuracy, "norm": norm}
-
-
-def score_pairs(
-    model: RewardModel, batch: Sequence[Pair]
-) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
-    """Rewards of the chosen and of the rejected, in one pass and with a gradient.
-
-    >>> from minillm.model import GPT, GPTConfig
-    >>> model = RewardModel(GPT(GPTConfig(64, n_layer=1, n_head=2, n_embd=16)))
-    >>> chosen, rejected = score_pairs(model, [Pair([1, 2], [1, 2])])
-    >>> bool(chosen == rejected)
-    True
-    """
-    rows = [pair.chosen for pair in batch] + [pair.rejected for pair in batch]
-    chosen, rejected = model(*pad_right(rows)).chunk(2)
-    return chosen, rejected

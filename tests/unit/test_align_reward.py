@@ -6,25 +6,28 @@ from itertools import product
 import pytest
 import torch
 
-from minillm.alignment.reward_judging import choice_confidence, judge, true_gain
+from minillm.alignment.reward_judging import (
+    choice_confidence,
+    ensemble_reward,
+    judge,
+    true_gain,
+)
 from minillm.alignment.reward_model import (
     RewardModel,
     bradley_terry_loss,
     centring_loss,
-    ensemble_reward,
     last_token_index,
     pair_accuracy,
-    ranking_to_pairs,
 )
-from minillm.alignment.reward_training import (
+from minillm.alignment.reward_pairs import (
     Pair,
-    RewardConfig,
     encode_pairs,
     pad_right,
+    ranking_to_pairs,
     response_ids,
     score_pairs,
-    train_reward_model,
 )
+from minillm.alignment.reward_training import RewardConfig, train_reward_model
 from minillm.data import Tokenizer, stop_token
 from minillm.evaluation.asking import calibration_error
 from minillm.model import GPT, GPTConfig
