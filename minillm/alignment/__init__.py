@@ -1,1 +1,1 @@
-"""Alignment: from a model that responds to one that responds as people want."""
+"""Alignment: from a model that responds to one that responds as people prefer."""
