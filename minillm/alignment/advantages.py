@@ -50,10 +50,10 @@ def token_rewards(
 ) -> Float[Tensor, "B T"]:
     r"""The reward of each action: a penalty for leaving the reference, then the score.
 
-    .. math:: r_t = -\beta \, (\ln \pi(a_t) - \ln \pi_{ref}(a_t)) + [t = last] \cdot score
+    .. math:: r_t = -\beta \, (\ln \pi(a_t) - \ln \pi_{ref}(a_t)) + [t = last] \, score
 
     So the rewards of a row add up to its score less beta times an estimate of
-    KL(pi || pi_ref), and that sum is what RLHF maximises. A single log-ratio may well be
+    KL(pi || pi_ref), and that sum is what RLHF maximises. A single log-ratio may be
     negative; only its mean over the policy's own samples is the KL. A response that was
     cut counts as ended: its score stands on its last token.
 
@@ -81,7 +81,9 @@ def token_rewards(
     B_T = tuple(logprobs.shape)
     require_mask(mask, B_T)
     same, remedy = f"of shape {B_T}", "score the same tokens with both models"
-    require(tuple(ref_logprobs.shape) == B_T, "ref_logprobs", ref_logprobs, same, remedy)
+    require(
+        tuple(ref_logprobs.shape) == B_T, "ref_logprobs", ref_logprobs, same, remedy
+    )
     fine = tuple(scores.shape) == B_T[:1] and bool(scores.isfinite().all())
     need, remedy = f"{B_T[0]} finite numbers", "look at the responses that have none"
     require(fine, "scores", scores.tolist(), need, remedy)
@@ -127,8 +129,9 @@ def gae(
 
     Source: Schulman et al. 2016, equations 11 and 16.
 
-    >>> rewards, values = torch.tensor([[0.0, 0.0, 1.0]]), torch.tensor([[0.5, 0.6, 0.7]])
-    >>> gae(rewards, values, rewards > -1, gamma=1.0, lam=0.95)[0]
+    >>> rewards = torch.tensor([[0.0, 0.0, 1.0]])
+    >>> values = torch.tensor([[0.5, 0.6, 0.7]])
+    >>> gae(rewards, values, values > 0, gamma=1.0, lam=0.95)[0]
     tensor([[0.4657, 0.3850, 0.3000]])
     """
     _check(rewards, values, mask, gamma, lam)

@@ -158,19 +158,3 @@ def explained_variance(
     if len(target) == 0 or bool((target == target[0]).all()):
         return 0.0
     return 1 - (errors.var(correction=0) / target.var(correction=0)).item()
-
-
-@torch.no_grad()
-def token_entropies(logits: Float[Tensor, "B T V"]) -> Float[Tensor, "B T-1"]:
-    r"""Entropy in nats of the distribution that each token but the first came from.
-
-    .. math:: H_t = -\sum_v p_{t,v} \ln p_{t,v}
-
-    A policy whose entropy goes to 0 has stopped to try things, and learns no more.
-
-    >>> token_entropies(torch.zeros(1, 2, 4)).exp()
-    tensor([[4.]])
-    """
-    logprobs = logits[:, :-1].log_softmax(-1)
-    p = logprobs.exp()
-    return -torch.where(p > 0, p * logprobs, 0.0).sum(-1)

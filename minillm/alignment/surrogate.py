@@ -70,7 +70,9 @@ def clipped_surrogate(
     tensor([[-1.2000,  1.5000, -0.5000,  0.8000]])
     """
     for name, bound in (("clip", low), ("clip_high", high)):
-        require(bound > 0, name, bound, "positive", "0.2 is usual, infinity never clips")
+        require(
+            bound > 0, name, bound, "positive", "0.2 is usual, infinity never clips"
+        )
     clipped = ratio.clamp(1 - low, 1 + high)
     return torch.maximum(-ratio * advantages, -clipped * advantages)
 
