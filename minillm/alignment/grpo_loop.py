@@ -6,8 +6,8 @@
 
 The reference is needed only for a KL penalty. There are two places for it, and they
 lead to two policies. In the *loss* (k3, as in DeepSeekMath) the gradient is that of
-KL(pi_ref || pi). In the *reward* (k1 summed over the response, as in RLOO and PPO) it is
-that of KL(pi || pi_ref), whose optimum is pi_ref exp(r / beta) / Z.
+KL(pi_ref || pi). In the *reward* (k1 summed over the response, as in RLOO and PPO) it
+is that of KL(pi || pi_ref), whose optimum is pi_ref exp(r / beta) / Z.
 """
 
 from collections.abc import Sequence

@@ -15,6 +15,20 @@ from torch import Tensor
 from minillm.errors import require_mask
 
 
+def kept(
+    x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]
+) -> Float[Tensor, "*shape"]:
+    """``x`` where the mask is True, else 0, with a gradient of 0.
+
+    Whoever computes further with what may be infinite in padding begins with this.
+
+    >>> kept(torch.tensor([1.0, torch.nan]), torch.tensor([True, False]))
+    tensor([1., 0.])
+    """
+    require_mask(mask, tuple(x.shape))
+    return torch.where(mask, x, torch.zeros_like(x))
+
+
 def masked_sum(
     x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"], dim: int | None = None
 ) -> Float[Tensor, "..."]:
@@ -23,8 +37,7 @@ def masked_sum(
     >>> masked_sum(torch.tensor([1.0, 2.0, torch.nan]), torch.tensor([1, 1, 0]).bool())
     tensor(3.)
     """
-    require_mask(mask, tuple(x.shape))
-    return torch.where(mask, x, torch.zeros_like(x)).sum(dim)
+    return kept(x, mask).sum(dim)
 
 
 def masked_mean(

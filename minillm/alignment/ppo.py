@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from minillm.alignment.masked import masked_mean
+from minillm.alignment.masked import kept, masked_mean
 from minillm.alignment.surrogate import clipped_surrogate, masked_log_ratio
 from minillm.errors import require, require_mask, require_positive
 
@@ -94,12 +94,12 @@ def ppo_value_loss(
     >>> ppo_value_loss(v, old, r, r > 0, clip=0.2)   # and not (0.2 - 0.5)^2
     tensor(0.2500)
     """
-    require_mask(mask, tuple(values.shape))
     _require_like(values, old_values=old_values, returns=returns)
     require_positive(clip=clip)
-    old, target = old_values.detach(), returns.detach()
-    clipped = old + (values - old).clamp(-clip, clip)
-    errors = torch.maximum((values - target).square(), (clipped - target).square())
+    target = kept(returns.detach(), mask)
+    V, V_old = kept(values, mask), kept(old_values.detach(), mask)
+    clipped = V_old + (V - V_old).clamp(-clip, clip)
+    errors = torch.maximum((V - target).square(), (clipped - target).square())
     return masked_mean(errors, mask)
 
 

@@ -25,8 +25,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from minillm.alignment.masked import masked_mean
-from minillm.errors import require, require_mask
+from minillm.alignment.masked import kept, masked_mean
+from minillm.errors import require
 
 LARGEST = 20.0  # of a log-ratio: e^20 is finite, and no ratio of that size is of use
 
@@ -45,14 +45,11 @@ def masked_log_ratio(
     >>> masked_log_ratio(x, torch.full((1, 3), -2.0), x == -1)
     tensor([[1., 0., 0.]])
     """
-    require_mask(mask, tuple(logprobs.shape))
     same = tuple(old_logprobs.shape) == tuple(logprobs.shape)
     need, remedy = f"of shape {tuple(logprobs.shape)}", "score the same tokens"
     require(same, "old_logprobs", old_logprobs, need, remedy)
-    zero = torch.zeros_like(logprobs)
-    ours = torch.where(mask, logprobs, zero)
-    theirs = torch.where(mask, old_logprobs.detach(), zero)
-    return (ours - theirs).clamp(-LARGEST, LARGEST)
+    log_ratio = kept(logprobs, mask) - kept(old_logprobs.detach(), mask)
+    return log_ratio.clamp(-LARGEST, LARGEST)
 
 
 def clipped_surrogate(
