@@ -50,6 +50,9 @@ class GRPOConfig:
         lr: of AdamW.
         clip, clip_high, aggregation, level: of ``grpo_loss``.
         normalize: of ``group_advantages``.
+        skip_equal: leave groups whose rewards are all equal out of the update, and of
+            its means; their gradient is 0, but takes as long as any other (DAPO, which
+            also samples others in their place).
         beta: price of a nat of KL to the reference.
         kl: "loss" or "reward": where the price is paid.
         max_new_tokens: of a response; also the L of "constant".
@@ -72,6 +75,7 @@ class GRPOConfig:
     aggregation: str = "sequence"
     level: str = "token"
     normalize: bool = True
+    skip_equal: bool = False
     beta: float = 0.0
     kl: str = "loss"
     max_new_tokens: int = 16
@@ -90,6 +94,9 @@ class GRPOConfig:
         require_one_of(AGGREGATIONS, aggregation=self.aggregation)
         require_one_of(LEVELS, level=self.level)
         require_one_of(("loss", "reward"), kl=self.kl)
+        alone = not (self.skip_equal and self.beta > 0 and self.kl == "loss")
+        need, remedy = "False with KL in the loss", "all groups pay for KL there"
+        require(alone, "skip_equal", self.skip_equal, need, remedy)
 
 
 def grpo(
@@ -167,9 +174,11 @@ def grpo_step(
         rewards = rewards - c.beta * kl
     groups = rewards.view(-1, c.group)
     advantages = group_advantages(groups, c.normalize).flatten()
+    equal = (groups == groups[:, :1]).all(dim=1)
+    live = (~equal | (not c.skip_equal)).repeat_interleave(c.group).nonzero()[:, 0]
     seen = []
     for _ in range(c.epochs):
-        for rows in minibatches(B, c.minibatch or B, dice):
+        for rows in minibatches(live, c.minibatch or B, dice):
             part, A = select(rollouts, rows), advantages[rows]
             logprobs, entropy = policy_logprobs(model, part, c.sampling)
             acts, beta = part.actions[:, 1:], c.beta if c.kl == "loss" else 0.0
@@ -184,9 +193,8 @@ def grpo_step(
             )
             seen.append((entropy, clipped.item(), norm))
     names = ("entropy", "clip_fraction", "grad_norm")
-    means = torch.tensor(seen).mean(dim=0).tolist()
-    equal = (groups == groups[:, :1]).all(dim=1)
-    return dict(zip(names, means, strict=True)) | {
+    means = torch.tensor(seen).mean(dim=0).tolist() if seen else ()
+    return dict(zip(names, means)) | {  # noqa: B905  nothing seen, nothing said
         "kl": kl.mean().item(),
         "equal_groups": equal.float().mean().item(),
         "length": mask.sum(dim=1).float().mean().item(),

@@ -91,14 +91,15 @@ def update(
 
 
 def minibatches(
-    rows: int, size: int, generator: torch.Generator | None = None
+    rows: Int[Tensor, " n"], size: int, generator: torch.Generator | None = None
 ) -> Iterator[Int[Tensor, " b"]]:
-    """All rows once, in a random order, ``size`` at a time.
+    """All rows once, in a random order, ``size`` at a time; nothing if there are none.
 
-    >>> sorted(torch.cat(list(minibatches(5, 2))).tolist())
+    >>> sorted(torch.cat(list(minibatches(torch.arange(5), 2))).tolist())
     [0, 1, 2, 3, 4]
     """
-    return iter(torch.randperm(rows, generator=generator).split(size))
+    order = torch.randperm(len(rows), generator=generator)
+    return (rows[part] for part in order.split(size) if len(part))
 
 
 def select(rollouts: Rollouts, rows: Int[Tensor, " b"]) -> Rollouts:

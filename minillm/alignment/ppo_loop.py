@@ -181,7 +181,7 @@ def ppo_step(
         advantages = masked_whiten(advantages, mask)
     seen = []
     for _ in range(c.epochs):
-        for rows in minibatches(len(scores), c.minibatch, dice):
+        for rows in minibatches(torch.arange(len(scores)), c.minibatch, dice):
             part, A = select(rollouts, rows), advantages[rows]
             acts, old = part.actions[:, 1:], part.logprobs
             logprobs, entropy = policy_logprobs(policy, part, c.sampling)
