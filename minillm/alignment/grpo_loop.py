@@ -86,7 +86,7 @@ class GRPOConfig:
     def __post_init__(self) -> None:
         counts = ("steps", "prompts", "group", "epochs", "max_new_tokens")
         require_count(**{name: getattr(self, name) for name in counts})
-        require_count(minibatch=self.minibatch or 1)
+        require_count(minibatch=1 if self.minibatch is None else self.minibatch)
         remedy = "one response has nothing to be compared with"
         require(self.group > 1, "group", self.group, "at least 2", remedy)
         require_positive(lr=self.lr, clip=self.clip, max_norm=self.max_norm)

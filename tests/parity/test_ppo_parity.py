@@ -9,9 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from test_grpo_parity import LENGTHS, MASK, Metrics, random_batch, theirs
 
 from minillm.alignment.ppo import ppo_policy_loss
-from tests.parity.test_grpo_parity import LENGTHS, MASK, Metrics, random_batch, theirs
 
 trl = pytest.importorskip("trl")
 
