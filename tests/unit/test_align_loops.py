@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from minillm.alignment.critic import Critic
-from minillm.alignment.grpo_loop import GRPOConfig, grpo, grpo_step
+from minillm.alignment.grpo_loop import grpo, grpo_step
 from minillm.alignment.logprobs import model_logprobs
 from minillm.alignment.loop import (
     minibatches,
@@ -23,8 +23,9 @@ from minillm.alignment.loop import (
     token_entropies,
     update,
 )
-from minillm.alignment.ppo_loop import PPOConfig, ppo, ppo_step
+from minillm.alignment.ppo_loop import ppo, ppo_step
 from minillm.alignment.rollouts import sample_rollouts
+from minillm.alignment.settings import GRPOConfig, PPOConfig
 from minillm.model import GPT, GPTConfig, Sampling
 from minillm.training import TrainingInterrupted
 from minillm.world.closed import closed_prompt, optimum, value
