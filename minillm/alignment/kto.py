@@ -88,10 +88,11 @@ def kto_loss(
     require_positive(beta=beta, **weights)
     require_rows(policy=policy, ref=ref)
     require_mask(desirable, tuple(policy.shape))
-    kl = torch.as_tensor(kl).detach()
+    kl = torch.as_tensor(kl, dtype=policy.dtype).detach()
     remedy = "estimate it by kto_kl, which holds it at zero"
     require(kl.dim() == 0 and bool(kl >= 0), "kl", kl, "one number >= 0", remedy)
     gain = beta * (policy - ref.detach() - kl)
-    weight = torch.where(desirable, desirable_weight, undesirable_weight).to(gain)
+    weight = torch.full_like(gain, undesirable_weight)
+    weight = weight.masked_fill(desirable, desirable_weight)
     # 1 - sigmoid(x) would round to 0 at x = 17 in float32; sigmoid(-x) does not.
     return weight * torch.sigmoid(torch.where(desirable, -gain, gain))
