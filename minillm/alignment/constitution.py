@@ -4,9 +4,8 @@ Constitutional AI replaces harmfulness labels of people by a short list of princ
 model reads its own response, says what is against a principle (the critique), and
 writes a better one (the revision); again and again, and then learns from the result.
 
-Here critic and reviser are functions of the text, because the rules can be checked:
-what is said about loops, contradictions and limits holds for language models in their
-place all the same. Two things are worth seeing:
+Here critic and reviser are functions of the text, because the rules can be checked;
+language models in their place meet the same two limits:
 
 - *A rule can only ask for what it can see.* No rule here knows the truth, so a wrong
   answer becomes a polite, brief, well-formed wrong answer.
@@ -157,8 +156,8 @@ def critique_and_revise(
 ) -> Revision:
     """Revise by the first rule that complains, until none does.
 
-    The loop also ends, unsettled, when a draft returns that was there before: a rule
-    has no remedy, or two rules undo each other's.
+    It also ends, unsettled, when a draft returns that was there before: a rule has no
+    remedy, or two rules undo each other's.
 
     Args:
         question: what the response responds to.
@@ -191,8 +190,7 @@ def critique_and_revise(
 def revision_preferences(revisions: Iterable[Revision]) -> list[Preference]:
     """Before and after as preference data: what was revised, if it was settled.
 
-    A response that no rule complained about makes no pair, and one that still has
-    complaints is no example of anything.
+    A response without complaints makes no pair; one that keeps some is no example.
 
     >>> question = Question("Compute 1+1=", "2", "arithmetic")
     >>> both = [critique_and_revise(question, said) for said in (" 2.", " Gladly: 2.")]

@@ -24,6 +24,7 @@ Source: Lee et al., arXiv:2309.00267 (RLAIF); Zheng et al., arXiv:2306.05685, fo
 biases and the swap; Rao and Kupper (1967) for ties.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from random import Random
@@ -75,8 +76,10 @@ class Judge:
     seed: str = "judge"
 
     def __post_init__(self) -> None:
-        width = self.tie_width
+        width, biases = self.tie_width, (self.position_bias, self.length_bias)
         require(width >= 0, "tie_width", width, "at least 0", "0 never ties")
+        finite = all(map(math.isfinite, biases))
+        require(finite, "position_bias, length_bias", biases, "finite", "0 is none")
         _ = self._reader  # checks the rest
 
     @property
@@ -113,7 +116,7 @@ class SwapDebiased:
     judge: Judge
 
     def odds(self, question: Question, first: str, second: str) -> Odds:
-        """The exact probabilities; the two calls draw independently."""
+        """The exact probabilities for two texts that differ; both calls draw anew."""
         here = self.judge.odds(question, first, second)
         there = self.judge.odds(question, second, first)
         p, q = here.first * there.second, here.second * there.first
@@ -130,8 +133,7 @@ class SwapDebiased:
 def swap_debiased(judge: Judge) -> SwapDebiased:
     """The same judge without its position bias, at twice the price.
 
-    Equal responses get a tie, or each verdict equally often. Left as they are: length
-    bias, taste, and noise (less of it: two draws must agree).
+    Left as they are: length bias, taste, and noise (less of it: two draws must agree).
 
     >>> question = Question("Compute 1+1=", "2", "arithmetic")
     >>> judge = Judge(temperature=0.1, position_bias=9.0)
@@ -149,7 +151,7 @@ def label(
     candidates: Iterable[tuple[Question, str, str]],
     seed: str = "order",
 ) -> list[Preference]:
-    """What a judge prefers, of pairs shown in a random order; ties are left out.
+    """What a judge prefers, of pairs shown in a random order, without the ties.
 
     A tie counted for either side is a preference that nobody had. And a judge who is
     always shown the same model's response first teaches his position bias as quality.
@@ -161,14 +163,14 @@ def label(
 
     >>> question = Question("Compute 1+1=", "2", "arithmetic")
     >>> pairs = [(question, " Gladly: 2.", " Gladly: 3."), (question, " 2.", " 2.")]
-    >>> [p.chosen for p in label(Judge(temperature=0.01, tie_width=1.0), pairs)]
+    >>> [p.chosen for p in label(Judge(temperature=0.01), pairs)]
     [' Gladly: 2.']
     """
     found = []
     for index, (question, a, b) in enumerate(candidates):
         swap = Random(f"{seed}/{index}").random() < 0.5
         first, second = (b, a) if swap else (a, b)
-        verdict = judge(question, first, second)
+        verdict = TIE if a == b else judge(question, first, second)
         if verdict == FIRST:
             found.append(Preference(question, first, second))
         elif verdict == SECOND:

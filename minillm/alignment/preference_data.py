@@ -9,9 +9,8 @@ in DPO's margin the prompt cancels, but not in rewards, and not in a mean over t
 
 The reference never changes, so its log-probs are computed once, before training, and
 kept with the rows: no second model in memory, and half of the work of each step saved.
-It also makes the model that is about to be trained a valid reference of its own. Scored
-while it trains, it would not be: policy and reference would be one, the loss ln 2 for
-ever, and its gradient, which is not zero, would pull without an anchor.
+So the model that is about to be trained is a valid reference of its own. Scored while
+it trains, it would be none: the loss would stay at ln 2 and pull without an anchor.
 """
 
 from collections.abc import Iterable, Sequence

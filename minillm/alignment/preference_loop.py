@@ -109,14 +109,9 @@ def prefer(
     >>> log.column("accuracy")[0], log.column("accuracy")[-1]
     (0.5, 1.0)
     """
-    context, need = model.config.context, "at most the model's context"
-    require(
-        context >= pairs.T,
-        "T",
-        pairs.T,
-        f"{need}, {context}",
-        "drop or cut longer pairs",
-    )
+    need = f"at most {model.config.context}, the model's context"
+    fits, remedy = model.config.context >= pairs.T, "drop or cut longer pairs"
+    require(fits, "T", pairs.T, need, remedy)
     require_count(every=every)
     if ref is not None:
         pairs = pairs.with_reference(ref)
