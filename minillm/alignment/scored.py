@@ -66,11 +66,14 @@ class Scored:
     def metrics(self, beta: float) -> dict[str, float]:
         """What to watch. ``chosen_logprob`` may fall; ``margin`` should not.
 
-        ``reward`` is the implicit one of the chosen responses; without a reference the
-        uniform one stands in, and rewards are beta times log-probs.
+        ``reward`` is the implicit one of the chosen responses: beta times the log-ratio
+        or, without a reference, beta times the log-prob per token.
         """
-        ref = torch.zeros_like(self.policy) if self.ref is None else self.ref
-        rewards = dpo_rewards(self.policy.detach(), ref, beta)
+        policy = self.policy.detach()
+        if self.ref is None:
+            rewards = beta * policy / self.lengths
+        else:
+            rewards = dpo_rewards(policy, self.ref, beta)
         m = reward_metrics(*rewards.chunk(2))
         logprobs = [half.detach().mean().item() for half in self.policy_sums]
         found = {"reward": m.chosen, "rejected_reward": m.rejected}
