@@ -121,9 +121,9 @@ def kl_exact(
     _require_same(logits, ref_logits)
     logprobs, ref_logprobs = logits.log_softmax(-1), ref_logits.log_softmax(-1)
     impossible = logprobs == -torch.inf
-    # Twice where: 0 times inf would be NaN, and so would its gradient.
-    d = kl_k1(logprobs, ref_logprobs.masked_fill(impossible, 0.0))
-    return (logprobs.exp() * d.masked_fill(impossible, 0.0)).sum(-1)
+    # 0 times inf would be NaN, and so would its gradient.
+    d = kl_k1(logprobs, ref_logprobs).masked_fill(impossible, 0.0)
+    return (logprobs.exp() * d).sum(-1)
 
 
 def _require_same(ours: Tensor, theirs: Tensor) -> None:

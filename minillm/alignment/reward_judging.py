@@ -150,8 +150,9 @@ def ensemble_reward(
     Raises:
         ValueError: an unknown rule, no models, a caution below 0.
 
-    Source: Coste et al. 2023, section 3 (mean, worst case); Eisenstein et al. 2023,
-    section 5 (mean minus standard deviation).
+    Source: Coste et al. 2023, "Reward model ensembles help mitigate overoptimization";
+    Eisenstein et al. 2023, "Helping or Herding?". Differs from Coste et al.: they take
+    off the variance, and we its root, which has the unit of a reward.
 
     >>> rewards = torch.tensor([[1.0, 2.0], [3.0, 2.0]])
     >>> ensemble_reward(rewards, "worst"), ensemble_reward(rewards, "cautious")

@@ -153,7 +153,8 @@ def centring_loss(
     Raises:
         ValueError: as ``bradley_terry_loss``.
 
-    Source: Eisenstein et al. 2023, "Helping or Herding?", section 3.
+    Source: Eisenstein et al. 2023, "Helping or Herding?"; TRL calls the factor
+    ``center_rewards_coefficient``.
 
     >>> centring_loss(torch.tensor([3.0, 1.0]), torch.tensor([1.0, -1.0]))
     tensor(8.)

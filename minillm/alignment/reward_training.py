@@ -3,12 +3,15 @@ r"""Training a reward model on pairs that annotators have ordered.
 .. math:: L = -\log \sigma(r_{chosen} - r_{rejected}) +
               \lambda\, (r_{chosen} + r_{rejected})^2
 
-Chosen and rejected go through the model in one batch, and through the data once: a
-label is one bit, and a noisy one, so a second pass already learns the noise by heart.
+Chosen and rejected go through the model in one batch, and once through the data: a
+label is one bit, a noisy one, and large models learn by heart what they see twice.
 
-The trunk begins as the model that is to be aligned, or the one before it: what it knows
-is what the reward can look at. It has to know more than how a good response sounds: to
-tell a right answer from a wrong one of the same form, it has to know the answer.
+The trunk begins as the model that is to be aligned, or the one before it, because the
+reward can only be a function of what the trunk can tell at the last token. How a
+response sounds is soon learned. Whether it is right has to be known, and known *there*:
+a model that would give the right answer itself has not thereby compared it with the one
+it reads. So find out how good a reward would be that only heard the sound, before a
+high accuracy is taken for judgement.
 
 Source: Ouyang et al. 2022 (InstructGPT), section 3.5 and appendix C.2, for one epoch.
 """

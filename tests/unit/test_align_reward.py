@@ -322,6 +322,19 @@ def test_training_uses_each_pair_once_an_epoch(monkeypatch):
     assert seen[:24] != seen[24:]
 
 
+def test_each_step_has_its_own_gradient_and_nothing_decays():
+    """At a rate of almost nothing the same batch gives the same norm each time."""
+    torch.manual_seed(0)
+    model = RewardModel(GPT(CONFIG))
+    pairs = [Pair([1, 2, i], [1, 3, i]) for i in range(4, 12)]
+    unseen = model.trunk.embed_tokens.weight[20:].detach().clone()
+    config = RewardConfig(epochs=3, B=8, lr=1e-9, matrix_lr=1e-9, warmup=0)
+    norms = train_reward_model(model, pairs, config).column("norm")
+    assert norms == pytest.approx([norms[0]] * 3, rel=1e-4)
+    train_reward_model(model, pairs, RewardConfig(epochs=3, B=8, lr=0.1))
+    assert model.trunk.embed_tokens.weight[20:].equal(unseen)
+
+
 def test_doors_of_training_say_what_is_wrong():
     model = RewardModel(GPT(CONFIG))
     with pytest.raises(ValueError, match="pairs must be at least 16"):
