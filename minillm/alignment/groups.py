@@ -30,12 +30,14 @@ def group_advantages(
         rewards: a row for each prompt, a column for each of its G responses. For
             ``view(-1, G)`` the responses to a prompt must stand together: prompts by
             ``repeat_interleave``, not by ``repeat``.
-        normalize: False leaves the division out (Dr. GRPO), which makes groups that are
-            nearly all right or wrong weigh more than their rewards differ.
+        normalize: False leaves the division out (Dr. GRPO); it lets groups that are
+            nearly all right, or nearly all wrong, weigh more than others.
         eps: added to the deviation.
 
     Returns:
-        advantages whose rows add up to 0, exactly 0 where all rewards are equal.
+        advantages whose rows add up to 0, exactly 0 where all rewards are equal. The
+        mean holds the response itself, so differences of rewards count (G - 1) / G of
+        what they are; a KL in the loss is not made smaller with them.
 
     Raises:
         ValueError: groups of one (their advantage is always 0), rewards that are not

@@ -251,6 +251,18 @@ def test_the_price_of_kl_is_k3_weighed_as_the_rest():
         assert k3 > 0
 
 
+@pytest.mark.parametrize(("distance", "slope"), [(50.0, 1.0), (-800.0, 0.0)])
+def test_far_from_the_reference_the_price_is_finite_and_goes_on_pulling(
+    distance, slope
+):
+    logprobs = torch.full((1, 1), distance).double().requires_grad_()
+    zeros, mask = torch.zeros(1, 1).double(), torch.ones(1, 1).bool()
+    # A = 0, so that the surrogate has no gradient of its own
+    loss = grpo_loss(logprobs, zeros, zeros[0], mask, beta=1.0, ref_logprobs=zeros)
+    loss.backward()
+    assert loss.isfinite() and logprobs.grad.item() == pytest.approx(slope)
+
+
 def test_the_gradient_of_the_price_is_that_of_the_other_kl():
     """M32d: in the mean over the policy's samples, d k3 = d KL(ref || pi)."""
     z = torch.tensor([0.3, -0.2, 0.5]).double().requires_grad_()

@@ -17,13 +17,14 @@ from minillm.alignment.grpo_loop import grpo, grpo_step
 from minillm.alignment.logprobs import model_logprobs
 from minillm.alignment.loop import (
     minibatches,
+    policy_logprobs,
     repeat,
     rewards_of,
     select,
     token_entropies,
     update,
 )
-from minillm.alignment.ppo_loop import ppo, ppo_step
+from minillm.alignment.ppo_loop import judge, ppo, ppo_step
 from minillm.alignment.rollouts import sample_rollouts
 from minillm.alignment.settings import GRPOConfig, PPOConfig
 from minillm.model import GPT, GPTConfig, Sampling
@@ -189,6 +190,92 @@ def test_without_a_price_the_policy_leaves_the_reference_and_stops_trying(refere
 def one_rollout(model, n=16, **settings):
     dice = torch.Generator().manual_seed(0)
     return sample_rollouts(model, [[0]] * n, 3, generator=dice, **settings)
+
+
+def test_the_responses_of_a_group_stand_together_and_answer_the_prompt_they_are_of(
+    reference,
+):
+    # M39b: asked by ``repeat``, a group of four would hold answers to four prompts
+    prompts, seen = [[1], [2], [3], [4], [5]], []
+
+    def watched(which, rollouts):
+        seen.append(which)
+        first = rollouts.tokens[:, 0].tolist()
+        assert first == [prompts[i][0] for i in which]
+        return [0.0] * len(which)
+
+    config = changed(GRPO, steps=3, prompts=6, group=4, beta=0.0)
+    run_grpo(reference, config, watched, prompts)
+    run_ppo(reference, changed(PPO, steps=1), watched, prompts)
+    for which in seen[:3]:
+        assert all(len({*which[i : i + 4]}) == 1 for i in range(0, 24, 4))
+        assert len({*which}) > 1
+
+
+@pytest.fixture
+def strayed(reference):
+    """A policy that is away from its reference, and a rollout of it."""
+    model = copy.deepcopy(reference)
+    with torch.no_grad():
+        model.norm.weight.mul_(0.5)  # flatter: it says what the reference does not
+    return model, one_rollout(model)
+
+
+def test_returns_are_the_score_less_the_price_and_advantages_are_white(
+    reference, strayed
+):
+    model, rollouts = strayed
+    scores, mask = reward([0] * 16, rollouts), rollouts.actions[:, 1:]
+    found = {}
+    for whiten in (True, False):
+        config = changed(PPO, whiten=whiten, lam=1.0)
+        parts = (Critic(model), reference, rollouts, scores, 0.7, config)
+        found[whiten], record = judge(*parts)
+    with torch.no_grad():
+        ref_logprobs = model_logprobs(reference, rollouts.tokens)
+    kl = (rollouts.logprobs - ref_logprobs).sum(1)  # every row has three actions
+    assert kl.abs().max() > 0.1 and record["kl"] == pytest.approx(kl.mean().item())
+    for lessons in found.values():
+        torch.testing.assert_close(lessons.returns[:, 0], scores - 0.7 * kl)
+    assert found[False].advantages.equal(found[False].returns)  # the critic says 0
+    white = found[True].advantages[mask]
+    assert white.mean().item() == pytest.approx(0.0, abs=1e-6)
+    assert white.var().item() == pytest.approx(1.0, rel=1e-5)
+
+
+def test_kl_in_the_reward_is_a_lower_reward_and_nothing_in_the_loss(reference, strayed):
+    start, rollouts = strayed
+    rewards = reward([0] * 16, rollouts)
+    with torch.no_grad():
+        ref_logprobs = model_logprobs(reference, rollouts.tokens)
+    kl = (rollouts.logprobs - ref_logprobs).sum(1)
+    models = {}
+    for name, given, settings in (
+        ("reward", rewards, {"kl": "reward", "beta": 0.7}),
+        ("by hand", rewards - 0.7 * kl, {"kl": "loss", "beta": 0.0}),
+        ("loss", rewards, {"kl": "loss", "beta": 0.7}),
+        ("free", rewards, {"kl": "loss", "beta": 0.0}),
+    ):
+        model = copy.deepcopy(start)
+        sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+        config = changed(GRPO, **settings, normalize=False)
+        grpo_step(model, sgd, rollouts, given, config, reference)
+        models[name] = exact(model)
+    # float32 models: rows come in another order, and sums round in another place
+    torch.testing.assert_close(
+        models["reward"], models["by hand"], rtol=1e-5, atol=1e-5
+    )
+    for name in ("loss", "free"):
+        assert (models["reward"] - models[name]).abs().max() > 0.01
+    assert (models["loss"] - models["free"]).abs().max() > 0.01
+
+
+def test_the_entropy_is_that_of_the_distribution_that_was_sampled(reference):
+    rollouts = one_rollout(reference, sampling=Sampling(0.5))
+    logprobs, entropy = policy_logprobs(reference, rollouts, Sampling(0.5))
+    p = (reference(rollouts.tokens)[:, :-1] / 0.5).softmax(-1)  # all are actions
+    assert entropy == pytest.approx(-(p * p.log()).sum(-1).mean().item(), rel=1e-5)
+    torch.testing.assert_close(logprobs, rollouts.logprobs)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
