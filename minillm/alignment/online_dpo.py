@@ -25,14 +25,12 @@ with AI feedback); Chen et al., arXiv:2401.01335 (SPIN), algorithm 1.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from minillm.alignment.own_responses import (
     Ask,
     Judge,
     as_rows,
     ask_model,
-    frozen_copy,
     judged_pairs,
     require_other,
 )
@@ -50,6 +48,7 @@ from minillm.alignment.preference_loop import (
     follow,
     prefer,
 )
+from minillm.data.chat import Encoded
 from minillm.data.tokenizer import Tokenizer
 from minillm.errors import require, require_count
 from minillm.model import GPT
@@ -173,21 +172,33 @@ def spin(
     """
     require_count(rounds=rounds)
     ask, logs = ask or Ask(), []
+    dice = ask.dice()
     for number in range(rounds):
-        opponent = frozen_copy(model)
-        dice = replace(ask, seed=ask.seed + number).dice()
         rows = []
         for first in range(0, len(instructions), ask.B):
             some = instructions[first : first + ask.B]
-            said = as_rows(ask_model(opponent, tokenizer, some, ask, dice))
-            for asked, own in zip(some, said, strict=True):
-                good = encode_response(tokenizer, asked.prompt, asked.good)
-                # The template's line break behind the end of a turn is not sampled.
-                if good.ids[: len(own.ids)] != own.ids:
-                    rows.append((good, own))
+            said = as_rows(ask_model(model, tokenizer, some, ask, dice))
+            rows += against_own(tokenizer, some, said)
         pairs = _pairs(rows, model, tokenizer, ask.B, seed=number)
-        logs.append(prefer(model, opponent, pairs, config, progress=progress))
+        # Asked and scored before it is trained, the model is its own opponent.
+        logs.append(prefer(model, model, pairs, config, progress=progress))
     return logs
+
+
+def against_own(
+    tokenizer: Tokenizer, instructions: Sequence[Instruction], own: Sequence[Encoded]
+) -> list[Row]:
+    """The good response to each instruction, chosen over what the model said.
+
+    Where it said the same, cut off or not, there is nothing to learn and no row.
+    """
+    rows = []
+    for asked, said in zip(instructions, own, strict=True):
+        good = encode_response(tokenizer, asked.prompt, asked.good)
+        # The template's line break behind the end of a turn is never sampled.
+        if good.ids[: len(said.ids)] != said.ids:
+            rows.append((good, said))
+    return rows
 
 
 def _pairs(
