@@ -23,6 +23,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from minillm.alignment.kl import kl_k1
+from minillm.alignment.masked import kept
 from minillm.errors import require, require_mask
 
 
@@ -88,7 +90,7 @@ def token_rewards(
     need, remedy = f"{B_T[0]} finite numbers", "look at the responses that have none"
     require(fine, "scores", scores.tolist(), need, remedy)
     require(beta >= 0, "beta", beta, "at least 0", "0 is no penalty")
-    log_ratio = torch.where(mask, logprobs - ref_logprobs, 0.0)
+    log_ratio = kl_k1(kept(logprobs, mask), kept(ref_logprobs, mask))
     finite, need = bool(log_ratio.isfinite().all()), "finite at actions"
     remedy = "sample without top-k, top-p and min-p, or score the reference without"
     require(finite, "logprobs - ref_logprobs", log_ratio, need, remedy)

@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from minillm.alignment.kl import kl_k3
 from minillm.alignment.masked import masked_mean, masked_sum
 from minillm.alignment.surrogate import clipped_surrogate, masked_log_ratio
 from minillm.errors import require, require_one_of, require_positive
@@ -98,15 +99,12 @@ def grpo_loss(
         log_ratio.exp(), advantages.detach()[:, None], clip, high
     )
     if beta != 0.0:
-        losses = losses + beta * _k3(logprobs, ref_logprobs, mask, beta)
+        known, remedy = ref_logprobs is not None, "score the responses with it"
+        need = f"the reference's, as beta = {beta}"
+        require(known, "ref_logprobs", ref_logprobs, need, remedy)
+        d = masked_log_ratio(logprobs, ref_logprobs, mask)
+        losses = losses + beta * kl_k3(d, torch.zeros_like(d))
     return aggregate(losses, mask, aggregation, length, n_tokens)
-
-
-def _k3(logprobs: Tensor, ref_logprobs: Tensor | None, mask: Tensor, beta: float):
-    known, remedy = ref_logprobs is not None, "score the responses with the reference"
-    require(known, "ref_logprobs", ref_logprobs, f"given for beta = {beta}", remedy)
-    d = masked_log_ratio(logprobs, ref_logprobs, mask)
-    return torch.expm1(-d) + d
 
 
 def aggregate(

@@ -11,16 +11,17 @@ is that of KL(pi || pi_ref), whose optimum is pi_ref exp(r / beta) / Z.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from minillm.alignment.groups import group_advantages
-from minillm.alignment.grpo import AGGREGATIONS, LEVELS, grpo_loss
+from minillm.alignment.grpo import grpo_loss
 from minillm.alignment.logprobs import model_logprobs
 from minillm.alignment.loop import (
+    Reward,
+    means,
     minibatches,
     policy_logprobs,
     repeat,
@@ -30,66 +31,11 @@ from minillm.alignment.loop import (
 )
 from minillm.alignment.masked import masked_sum
 from minillm.alignment.rollouts import Rollouts, sample_rollouts
+from minillm.alignment.settings import GRPOConfig
 from minillm.alignment.surrogate import clip_fraction, masked_log_ratio
-from minillm.alignment.verifiers import Reward
-from minillm.errors import require, require_count, require_one_of, require_positive
-from minillm.model import GPT, Sampling
+from minillm.errors import require
+from minillm.model import GPT
 from minillm.training import MetricsLog
-
-
-@dataclass(frozen=True)
-class GRPOConfig:
-    """How to train.
-
-    Args:
-        steps: batches of rollouts.
-        prompts: P of them in a step.
-        group: G responses to each.
-        epochs: how often a batch is gone through.
-        minibatch: rows in an update; all P * G if not given.
-        lr: of AdamW.
-        clip, clip_high, aggregation, level: of ``grpo_loss``.
-        normalize: of ``group_advantages``.
-        beta: price of a nat of KL to the reference.
-        kl: "loss" or "reward": where the price is paid.
-        max_new_tokens: of a response; also the L of "constant".
-        sampling: how responses are drawn; its temperature counts in scoring, too.
-        max_norm: of the gradient.
-        seed: of prompts, samples and order.
-
-    Raises:
-        ValueError: a size that is no count, a group of one, an unknown word.
-    """
-
-    steps: int = 200
-    prompts: int = 16
-    group: int = 8
-    epochs: int = 1
-    minibatch: int | None = None
-    lr: float = 3e-4
-    clip: float = 0.2
-    clip_high: float | None = None
-    aggregation: str = "sequence"
-    level: str = "token"
-    normalize: bool = True
-    beta: float = 0.0
-    kl: str = "loss"
-    max_new_tokens: int = 16
-    sampling: Sampling = field(default_factory=Sampling)
-    max_norm: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        counts = ("steps", "prompts", "group", "epochs", "max_new_tokens")
-        require_count(**{name: getattr(self, name) for name in counts})
-        require_count(minibatch=self.minibatch or 1)
-        remedy = "one response has nothing to be compared with"
-        require(self.group > 1, "group", self.group, "at least 2", remedy)
-        require_positive(lr=self.lr, clip=self.clip, max_norm=self.max_norm)
-        require(self.beta >= 0, "beta", self.beta, "at least 0", "0 is no penalty")
-        require_one_of(AGGREGATIONS, aggregation=self.aggregation)
-        require_one_of(LEVELS, level=self.level)
-        require_one_of(("loss", "reward"), kl=self.kl)
 
 
 def grpo(
@@ -157,36 +103,24 @@ def grpo_step(
     """All updates from one batch of rollouts; the rows of a group stand together.
 
     Returns:
-        means over the updates; the KL is that of the policy that sampled.
+        means over the updates, none of them if no group had anything to say; the KL is
+        that of the policy that sampled, 0 without a reference.
     """
-    mask, (B, c) = rollouts.actions[:, 1:], (len(rewards), config)
+    mask, c = rollouts.actions[:, 1:], config
     ref_logprobs = _ref_logprobs(ref, rollouts, c)
-    drift = masked_log_ratio(rollouts.logprobs, ref_logprobs, mask)
-    kl = masked_sum(drift, mask, dim=1)
+    kl = masked_sum(rollouts.logprobs - ref_logprobs, mask, dim=1)
     if c.kl == "reward":
         rewards = rewards - c.beta * kl
     groups = rewards.view(-1, c.group)
     advantages = group_advantages(groups, c.normalize).flatten()
+    equal = (groups == groups[:, :1]).all(dim=1)
+    live = (~equal | (not c.skip_equal)).repeat_interleave(c.group).nonzero()[:, 0]
     seen = []
     for _ in range(c.epochs):
-        for rows in minibatches(B, c.minibatch or B, dice):
-            part, A = select(rollouts, rows), advantages[rows]
-            logprobs, entropy = policy_logprobs(model, part, c.sampling)
-            acts, beta = part.actions[:, 1:], c.beta if c.kl == "loss" else 0.0
-            bounds = (c.clip, c.clip_high)
-            kinds = (c.aggregation, c.level, c.max_new_tokens)
-            old, anchor = part.logprobs, ref_logprobs[rows]
-            loss = grpo_loss(logprobs, old, A, acts, *bounds, beta, anchor, *kinds)
-            norm = update(loss, [model], optimizer, c.max_norm)
-            ratio = masked_log_ratio(logprobs.detach(), old, acts).exp()
-            clipped = clip_fraction(
-                ratio, A[:, None], acts, c.clip, c.clip_high or c.clip
-            )
-            seen.append((entropy, clipped.item(), norm))
-    names = ("entropy", "clip_fraction", "grad_norm")
-    means = torch.tensor(seen).mean(dim=0).tolist()
-    equal = (groups == groups[:, :1]).all(dim=1)
-    return dict(zip(names, means, strict=True)) | {
+        for rows in minibatches(live, c.minibatch or len(rewards), dice):
+            part = (select(rollouts, rows), advantages[rows], ref_logprobs[rows])
+            seen.append(_update(model, optimizer, *part, c))
+    return means(seen) | {
         "kl": kl.mean().item(),
         "equal_groups": equal.float().mean().item(),
         "length": mask.sum(dim=1).float().mean().item(),
@@ -199,3 +133,35 @@ def _ref_logprobs(ref: GPT | None, rollouts: Rollouts, config: GRPOConfig) -> Te
     if ref is None:
         return rollouts.logprobs
     return model_logprobs(ref, rollouts.tokens, rollouts.real, config.sampling)
+
+
+def _update(
+    model: GPT,
+    optimizer: torch.optim.Optimizer,
+    rollouts: Rollouts,
+    advantages: Float[Tensor, " B"],
+    ref_logprobs: Float[Tensor, "B T-1"],
+    config: GRPOConfig,
+) -> dict[str, float]:
+    """One step of the model."""
+    mask, old, c = rollouts.actions[:, 1:], rollouts.logprobs, config
+    logprobs, entropy = policy_logprobs(model, rollouts, c.sampling)
+    loss = grpo_loss(
+        logprobs,
+        old,
+        advantages,
+        mask,
+        c.clip,
+        c.clip_high,
+        c.beta if c.kl == "loss" else 0.0,
+        ref_logprobs,
+        c.aggregation,
+        c.level,
+        length=c.max_new_tokens,
+    )
+    norm = update(loss, [model], optimizer, c.max_norm)
+    ratio = masked_log_ratio(logprobs.detach(), old, mask).exp()
+    high = c.clip if c.clip_high is None else c.clip_high
+    clipped = clip_fraction(ratio, advantages[:, None], mask, c.clip, high)
+    record = {"loss": loss.item(), "entropy": entropy, "grad_norm": norm}
+    return record | {"clip_fraction": clipped.item()}

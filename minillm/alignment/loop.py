@@ -14,6 +14,7 @@ model is whole and keeps all that it has learned.
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from statistics import fmean
 
 import torch
 from jaxtyping import Float, Int
@@ -27,6 +28,9 @@ from minillm.errors import require
 from minillm.model import GPT, Sampling
 from minillm.training import MetricsLog, TrainingInterrupted, clip_gradients
 from minillm.training.interrupt import deferred_interrupt
+
+# (which prompt each row answers, rollouts) -> the reward of each row
+Reward = Callable[[Sequence[int], Rollouts], Sequence[float]]
 
 
 def repeat(
@@ -91,14 +95,25 @@ def update(
 
 
 def minibatches(
-    rows: int, size: int, generator: torch.Generator | None = None
+    rows: Int[Tensor, " n"], size: int, generator: torch.Generator | None = None
 ) -> Iterator[Int[Tensor, " b"]]:
-    """All rows once, in a random order, ``size`` at a time.
+    """All rows once, in a random order, ``size`` at a time; nothing if there are none.
 
-    >>> sorted(torch.cat(list(minibatches(5, 2))).tolist())
+    >>> sorted(torch.cat(list(minibatches(torch.arange(5), 2))).tolist())
     [0, 1, 2, 3, 4]
     """
-    return iter(torch.randperm(rows, generator=generator).split(size))
+    order = torch.randperm(len(rows), generator=generator)
+    return (rows[part] for part in order.split(size) if len(part))
+
+
+def means(records: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The mean of each measurement; nothing where nothing was measured.
+
+    >>> means([{"loss": 1.0}, {"loss": 3.0}]), means([])
+    ({'loss': 2.0}, {})
+    """
+    names = records[0] if records else ()
+    return {name: fmean(record[name] for record in records) for name in names}
 
 
 def select(rollouts: Rollouts, rows: Int[Tensor, " b"]) -> Rollouts:

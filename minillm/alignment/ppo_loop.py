@@ -10,7 +10,7 @@ they sampled. What changes between mini-batches is the policy and the critic.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,8 @@ from minillm.alignment.advantages import gae, token_rewards
 from minillm.alignment.critic import Critic
 from minillm.alignment.logprobs import model_logprobs
 from minillm.alignment.loop import (
+    Reward,
+    means,
     minibatches,
     policy_logprobs,
     repeat,
@@ -35,62 +37,11 @@ from minillm.alignment.ppo import (
     ppo_value_loss,
 )
 from minillm.alignment.rollouts import Rollouts, sample_rollouts
+from minillm.alignment.settings import PPOConfig
 from minillm.alignment.surrogate import approximate_kl, clip_fraction, masked_log_ratio
-from minillm.alignment.verifiers import Reward
-from minillm.errors import require, require_count, require_positive
-from minillm.model import GPT, Sampling
+from minillm.errors import require
+from minillm.model import GPT
 from minillm.training import MetricsLog
-
-
-@dataclass(frozen=True)
-class PPOConfig:
-    """How to train.
-
-    Args:
-        steps: batches of rollouts.
-        batch: responses in a step.
-        epochs: how often a batch is gone through.
-        minibatch: rows in an update.
-        lr, critic_lr: of AdamW, for the policy and for the critic.
-        clip: of the policy's ratio.
-        value_clip: of the critic's moves, in units of the reward.
-        gamma, lam: of ``gae``.
-        whiten: bring advantages to mean 0 and variance 1 over the batch.
-        beta: price of a nat of KL to the reference.
-        target_kl: nats per response that beta is adapted to; None keeps beta.
-        max_new_tokens, sampling: of the responses.
-        max_norm: of the gradient of policy and of critic.
-        seed: of prompts, samples and order.
-
-    Raises:
-        ValueError: a size that is no count, a rate that is not positive.
-    """
-
-    steps: int = 100
-    batch: int = 64
-    epochs: int = 2
-    minibatch: int = 32
-    lr: float = 3e-4
-    critic_lr: float = 1e-3
-    clip: float = 0.2
-    value_clip: float = 0.2
-    gamma: float = 1.0
-    lam: float = 0.95
-    whiten: bool = True
-    beta: float = 0.1
-    target_kl: float | None = None
-    max_new_tokens: int = 16
-    sampling: Sampling = field(default_factory=Sampling)
-    max_norm: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        counts = ("steps", "batch", "epochs", "minibatch", "max_new_tokens")
-        require_count(**{name: getattr(self, name) for name in counts})
-        rates = ("lr", "critic_lr", "clip", "value_clip", "max_norm")
-        require_positive(**{name: getattr(self, name) for name in rates})
-        require(self.beta >= 0, "beta", self.beta, "at least 0", "0 is no penalty")
-        require_positive(target_kl=1.0 if self.target_kl is None else self.target_kl)
 
 
 def ppo(
@@ -167,36 +118,71 @@ def ppo_step(
     Returns:
         means over the updates; KL and explained variance are those before them.
     """
-    c, mask = config, rollouts.actions[:, 1:]
-    with torch.no_grad():
-        old_values = critic(rollouts.tokens, rollouts.real)
-        ref_logprobs = model_logprobs(
-            ref, rollouts.tokens, rollouts.real, config.sampling
-        )
+    lessons, record = judge(critic, ref, rollouts, scores, beta, config)
+    everything, seen = torch.arange(len(scores)), []
+    for _ in range(config.epochs):
+        for rows in minibatches(everything, config.minibatch, dice):
+            part = (select(rollouts, rows), Lessons(*(x[rows] for x in lessons)))
+            seen.append(_update(policy, critic, optimizer, *part, config))
+    return record | means(seen)
+
+
+class Lessons(NamedTuple):
+    """What a batch of rollouts teaches; constants while the models are updated."""
+
+    advantages: Float[Tensor, "B T-1"]
+    returns: Float[Tensor, "B T-1"]
+    old_values: Float[Tensor, "B T-1"]
+
+
+@torch.no_grad()
+def judge(
+    critic: Critic,
+    ref: GPT,
+    rollouts: Rollouts,
+    scores: Float[Tensor, " B"],
+    beta: float,
+    config: PPOConfig,
+) -> tuple[Lessons, dict[str, float]]:
+    """Find out which actions were better than expected; and what that looked like."""
+    tokens, real, mask = rollouts.tokens, rollouts.real, rollouts.actions[:, 1:]
+    values = critic(tokens, real)
+    ref_logprobs = model_logprobs(ref, tokens, real, config.sampling)
     rewards = token_rewards(scores, rollouts.logprobs, ref_logprobs, mask, beta)
-    advantages, returns = gae(rewards, old_values, mask, c.gamma, c.lam)
-    kl = masked_sum(rollouts.logprobs - ref_logprobs, mask, dim=1).mean().item()
-    known = explained_variance(old_values, returns, mask)
-    if c.whiten:  # after the returns, which are made of raw advantages
+    advantages, returns = gae(rewards, values, mask, config.gamma, config.lam)
+    record = {
+        "kl": masked_sum(rollouts.logprobs - ref_logprobs, mask, dim=1).mean().item(),
+        "explained_variance": explained_variance(values, returns, mask),
+    }
+    if config.whiten:  # after the returns, which are made of raw advantages
         advantages = masked_whiten(advantages, mask)
-    seen = []
-    for _ in range(c.epochs):
-        for rows in minibatches(len(scores), c.minibatch, dice):
-            part, A = select(rollouts, rows), advantages[rows]
-            acts, old = part.actions[:, 1:], part.logprobs
-            logprobs, entropy = policy_logprobs(policy, part, c.sampling)
-            policy_loss = ppo_policy_loss(logprobs, old, A, acts, c.clip)
-            values = critic(part.tokens, part.real)
-            targets = (old_values[rows], returns[rows])
-            value_loss = ppo_value_loss(values, *targets, acts, c.value_clip)
-            update(policy_loss + value_loss, [policy, critic], optimizer, c.max_norm)
-            log_ratio = masked_log_ratio(logprobs.detach(), old, acts)
-            clipped = clip_fraction(log_ratio.exp(), A, acts, c.clip, c.clip)
-            moved = approximate_kl(log_ratio, acts)
-            losses = (policy_loss.item(), value_loss.item())
-            seen.append((*losses, entropy, clipped.item(), moved.item()))
-    names = ("policy_loss", "value_loss", "entropy", "clip_fraction", "old_kl")
-    means = torch.tensor(seen).mean(dim=0).tolist()
-    return {"kl": kl, "explained_variance": known} | dict(
-        zip(names, means, strict=True)
-    )
+    return Lessons(advantages, returns, values), record
+
+
+def _update(
+    policy: GPT,
+    critic: Critic,
+    optimizer: torch.optim.Optimizer,
+    rollouts: Rollouts,
+    lessons: Lessons,
+    config: PPOConfig,
+) -> dict[str, float]:
+    """One step of both models."""
+    mask, old, A = rollouts.actions[:, 1:], rollouts.logprobs, lessons.advantages
+    logprobs, entropy = policy_logprobs(policy, rollouts, config.sampling)
+    policy_loss = ppo_policy_loss(logprobs, old, A, mask, config.clip)
+    values, targets = critic(rollouts.tokens, rollouts.real), lessons.returns
+    bounds = (lessons.old_values, targets, mask, config.value_clip)
+    value_loss = ppo_value_loss(values, *bounds)
+    modules = (policy, critic)  # no weight is shared, so each has its own gradient
+    norm = update(policy_loss + value_loss, modules, optimizer, config.max_norm)
+    moved = masked_log_ratio(logprobs.detach(), old, mask)
+    clipped = clip_fraction(moved.exp(), A, mask, config.clip, config.clip)
+    return {
+        "policy_loss": policy_loss.item(),
+        "value_loss": value_loss.item(),
+        "entropy": entropy,
+        "clip_fraction": clipped.item(),
+        "old_kl": approximate_kl(moved, mask).item(),
+        "grad_norm": norm,
+    }

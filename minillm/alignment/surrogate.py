@@ -25,6 +25,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from minillm.alignment.kl import kl_k3
 from minillm.alignment.masked import kept, masked_mean
 from minillm.errors import require
 
@@ -111,4 +112,5 @@ def approximate_kl(
     >>> approximate_kl(torch.zeros(1, 2), torch.ones(1, 2).bool())
     tensor(0.)
     """
-    return masked_mean(log_ratio.expm1() - log_ratio, mask)
+    # k3 with the old policy in the first place: it drew the tokens.
+    return masked_mean(kl_k3(torch.zeros_like(log_ratio), log_ratio), mask)

@@ -16,6 +16,7 @@ Skalse et al. 2022 for what hacking a reward is.
 import re
 from collections.abc import Callable, Sequence
 
+from minillm.alignment.loop import Reward
 from minillm.alignment.rollouts import Rollouts
 from minillm.data.tokenizer import Tokenizer
 from minillm.errors import require
@@ -23,7 +24,6 @@ from minillm.world.preferences import features
 from minillm.world.questions import Question, right_answer, verify
 
 Verifier = Callable[[Question, str], float]
-Reward = Callable[[Sequence[int], Rollouts], Sequence[float]]
 
 
 def is_answer(question: Question, text: str) -> float:

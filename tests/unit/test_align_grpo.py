@@ -309,7 +309,7 @@ def test_mini_batches_of_token_means_add_up_with_the_tokens_of_all():
         ({"mask": MASK.long()}, "mask must be a bool tensor"),
         ({"clip": 0.0}, "clip must be positive"),
         ({"clip_high": -1.0}, "clip_high must be positive"),
-        ({"beta": 0.1}, "ref_logprobs must be given"),
+        ({"beta": 0.1}, "ref_logprobs must be the reference's"),
         ({"aggregation": "mean"}, "aggregation must be one of"),
         ({"level": "batch"}, "level must be one of"),
         ({"aggregation": "constant"}, "length must be given"),
