@@ -28,7 +28,7 @@ from collections.abc import Sequence
 
 from minillm.alignment.own_responses import (
     Ask,
-    Judge,
+    Compare,
     as_rows,
     ask_model,
     judged_pairs,
@@ -61,7 +61,7 @@ def iterative_dpo(
     ref: GPT,
     tokenizer: Tokenizer,
     instructions: Sequence[Instruction],
-    judge: Judge,
+    judge: Compare,
     config: PreferConfig,
     rounds: int = 3,
     ask: Ask | None = None,
@@ -108,7 +108,7 @@ def online_dpo(
     ref: GPT,
     tokenizer: Tokenizer,
     instructions: Sequence[Instruction],
-    judge: Judge,
+    judge: Compare,
     config: PreferConfig,
     ask: Ask | None = None,
     loss: Loss = dpo,

@@ -31,7 +31,7 @@ from minillm.model import GPT, Sampling
 from minillm.world.instructions import Instruction
 from minillm.world.questions import Question
 
-Judge = Callable[[Question, str, str], str]  # "first", "second" or "tie"
+Compare = Callable[[Question, str, str], str]  # "first", "second" or "tie"
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def judged_pairs(
     model: GPT,
     tokenizer: Tokenizer,
     instructions: Sequence[Instruction],
-    judge: Judge,
+    judge: Compare,
     ask: Ask,
     dice: torch.Generator,
 ) -> list[Row]:
