@@ -29,17 +29,13 @@ from collections.abc import Sequence
 from minillm.alignment.own_responses import (
     Ask,
     Compare,
+    against_own,
     as_rows,
     ask_model,
     judged_pairs,
     require_other,
 )
-from minillm.alignment.preference_data import (
-    PairBatch,
-    PreferencePairs,
-    Row,
-    encode_response,
-)
+from minillm.alignment.preference_data import PairBatch, PreferencePairs, Row
 from minillm.alignment.preference_loop import (
     Loss,
     PreferConfig,
@@ -48,7 +44,6 @@ from minillm.alignment.preference_loop import (
     follow,
     prefer,
 )
-from minillm.data.chat import Encoded
 from minillm.data.tokenizer import Tokenizer
 from minillm.errors import require, require_count
 from minillm.model import GPT
@@ -183,22 +178,6 @@ def spin(
         # Asked and scored before it is trained, the model is its own opponent.
         logs.append(prefer(model, model, pairs, config, progress=progress))
     return logs
-
-
-def against_own(
-    tokenizer: Tokenizer, instructions: Sequence[Instruction], own: Sequence[Encoded]
-) -> list[Row]:
-    """The good response to each instruction, chosen over what the model said.
-
-    Where it said the same, cut off or not, there is nothing to learn and no row.
-    """
-    rows = []
-    for asked, said in zip(instructions, own, strict=True):
-        good = encode_response(tokenizer, asked.prompt, asked.good)
-        # The template's line break behind the end of a turn is never sampled.
-        if good.ids[: len(said.ids)] != said.ids:
-            rows.append((good, said))
-    return rows
 
 
 def _pairs(

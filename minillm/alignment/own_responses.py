@@ -21,7 +21,7 @@ import torch
 
 from minillm.alignment.kl import kl_k1
 from minillm.alignment.logprobs import model_logprobs
-from minillm.alignment.preference_data import Row
+from minillm.alignment.preference_data import Row, encode_response
 from minillm.alignment.rollouts import Rollouts, sample_rollouts
 from minillm.data.chat import Encoded, encode_prompt, stop_token
 from minillm.data.messages import conversation
@@ -121,6 +121,22 @@ def judged_pairs(
             better = (a, b) if verdict == "first" else (b, a)
             pairs.append(tuple(rows[k] for k in better))
     return pairs
+
+
+def against_own(
+    tokenizer: Tokenizer, instructions: Sequence[Instruction], own: Sequence[Encoded]
+) -> list[Row]:
+    """The good response to each instruction, chosen over what the model said.
+
+    Where it said the same, cut off or not, there is nothing to learn and no row.
+    """
+    rows = []
+    for asked, said in zip(instructions, own, strict=True):
+        good = encode_response(tokenizer, asked.prompt, asked.good)
+        # The template's line break behind the end of a turn is never sampled.
+        if good.ids[: len(said.ids)] != said.ids:
+            rows.append((good, said))
+    return rows
 
 
 @torch.no_grad()

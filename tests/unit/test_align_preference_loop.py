@@ -11,9 +11,10 @@ from minillm.alignment.dpo import dpo_loss
 from minillm.alignment.feedback import Feedback, from_pairs, mismatch
 from minillm.alignment.kto import kto_loss
 from minillm.alignment.logprobs import sequence_logprobs
-from minillm.alignment.online_dpo import against_own, iterative_dpo, online_dpo, spin
+from minillm.alignment.online_dpo import iterative_dpo, online_dpo, spin
 from minillm.alignment.own_responses import (
     Ask,
+    against_own,
     as_rows,
     ask_model,
     frozen_copy,
