@@ -9,8 +9,8 @@ language models in their place meet the same two limits:
 
 - *A rule can only ask for what it can see.* No rule here knows the truth, so a wrong
   answer becomes a polite, brief, well-formed wrong answer.
-- *Rules are somebody's.* Whoever writes them decides what is polite. Two rules may ask
-  for opposite things; then no response pleases both, and the loop has to notice.
+- *Rules are somebody's*, who decides what is polite. Two may ask for opposite things;
+  then no response pleases both, and the loop has to notice.
 
 Source: Bai et al., arXiv:2212.08073, section 3. Differs from the paper: all rules are
 asked, in order, not one at random; the pairs (before, after) are used as preferences,
@@ -64,11 +64,7 @@ def open_politely(question: Question, text: str) -> str:
 
 
 def leave_out(*phrases: str) -> Callable[[Question, str], str]:
-    """A reviser that strikes phrases and ends the sentence again.
-
-    >>> leave_out(" !!")(Question("Compute 1+1=", "2", "arithmetic"), " Gladly: 2 !!")
-    ' Gladly: 2.'
-    """
+    """A reviser that strikes phrases and ends the sentence again."""
 
     def revise(question: Question, text: str) -> str:
         for phrase in phrases:

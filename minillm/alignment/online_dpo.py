@@ -25,23 +25,17 @@ with AI feedback); Chen et al., arXiv:2401.01335 (SPIN), algorithm 1.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from minillm.alignment.own_responses import (
     Ask,
-    Judge,
+    Compare,
+    against_own,
     as_rows,
     ask_model,
-    frozen_copy,
     judged_pairs,
     require_other,
 )
-from minillm.alignment.preference_data import (
-    PairBatch,
-    PreferencePairs,
-    Row,
-    encode_response,
-)
+from minillm.alignment.preference_data import PairBatch, PreferencePairs, Row
 from minillm.alignment.preference_loop import (
     Loss,
     PreferConfig,
@@ -62,7 +56,7 @@ def iterative_dpo(
     ref: GPT,
     tokenizer: Tokenizer,
     instructions: Sequence[Instruction],
-    judge: Judge,
+    judge: Compare,
     config: PreferConfig,
     rounds: int = 3,
     ask: Ask | None = None,
@@ -109,7 +103,7 @@ def online_dpo(
     ref: GPT,
     tokenizer: Tokenizer,
     instructions: Sequence[Instruction],
-    judge: Judge,
+    judge: Compare,
     config: PreferConfig,
     ask: Ask | None = None,
     loss: Loss = dpo,
@@ -173,20 +167,16 @@ def spin(
     """
     require_count(rounds=rounds)
     ask, logs = ask or Ask(), []
+    dice = ask.dice()
     for number in range(rounds):
-        opponent = frozen_copy(model)
-        dice = replace(ask, seed=ask.seed + number).dice()
         rows = []
         for first in range(0, len(instructions), ask.B):
             some = instructions[first : first + ask.B]
-            said = as_rows(ask_model(opponent, tokenizer, some, ask, dice))
-            for asked, own in zip(some, said, strict=True):
-                good = encode_response(tokenizer, asked.prompt, asked.good)
-                # The template's line break behind the end of a turn is not sampled.
-                if good.ids[: len(own.ids)] != own.ids:
-                    rows.append((good, own))
+            said = as_rows(ask_model(model, tokenizer, some, ask, dice))
+            rows += against_own(tokenizer, some, said)
         pairs = _pairs(rows, model, tokenizer, ask.B, seed=number)
-        logs.append(prefer(model, opponent, pairs, config, progress=progress))
+        # Asked and scored before it is trained, the model is its own opponent.
+        logs.append(prefer(model, model, pairs, config, progress=progress))
     return logs
 
 

@@ -21,7 +21,7 @@ import torch
 
 from minillm.alignment.kl import kl_k1
 from minillm.alignment.logprobs import model_logprobs
-from minillm.alignment.preference_data import Row
+from minillm.alignment.preference_data import Row, encode_response
 from minillm.alignment.rollouts import Rollouts, sample_rollouts
 from minillm.data.chat import Encoded, encode_prompt, stop_token
 from minillm.data.messages import conversation
@@ -31,7 +31,7 @@ from minillm.model import GPT, Sampling
 from minillm.world.instructions import Instruction
 from minillm.world.questions import Question
 
-Judge = Callable[[Question, str, str], str]  # "first", "second" or "tie"
+Compare = Callable[[Question, str, str], str]  # "first", "second" or "tie"
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def judged_pairs(
     model: GPT,
     tokenizer: Tokenizer,
     instructions: Sequence[Instruction],
-    judge: Judge,
+    judge: Compare,
     ask: Ask,
     dice: torch.Generator,
 ) -> list[Row]:
@@ -121,6 +121,22 @@ def judged_pairs(
             better = (a, b) if verdict == "first" else (b, a)
             pairs.append(tuple(rows[k] for k in better))
     return pairs
+
+
+def against_own(
+    tokenizer: Tokenizer, instructions: Sequence[Instruction], own: Sequence[Encoded]
+) -> list[Row]:
+    """The good response to each instruction, chosen over what the model said.
+
+    Where it said the same, cut off or not, there is nothing to learn and no row.
+    """
+    rows = []
+    for asked, said in zip(instructions, own, strict=True):
+        good = encode_response(tokenizer, asked.prompt, asked.good)
+        # The template's line break behind the end of a turn is never sampled.
+        if good.ids[: len(said.ids)] != said.ids:
+            rows.append((good, said))
+    return rows
 
 
 @torch.no_grad()

@@ -86,8 +86,8 @@ def prefer(
         config: how.
         loss: (scored, beta) -> (B,); see ``scored`` for what stands there.
         progress: show a bar.
-        measure: more to be logged, for instance the KL of ``online_dpo.sampled_kl``; it
-            must leave the model as it is.
+        measure: more to be logged, for instance ``own_responses.sampled_kl``; it must
+            leave the model as it is.
         every: steps between two measures; the first is made before training.
 
     Returns:

@@ -54,6 +54,8 @@ def test_asked_again_it_says_the_same_and_another_seed_draws_anew():
     judge = Judge(temperature=5.0)
     said = [judge(QUESTION, a, b) for a, b in every_pair()]
     assert said == [judge(QUESTION, a, b) for a, b in every_pair()]
+    rivals = [judge(QUESTION, GOOD, f" Gladly: {n}.") for n in range(3, 30)]
+    assert {*rivals} == {FIRST, SECOND}, "each pair has a draw of its own"
     other = Judge(temperature=5.0, seed="another")
     assert said != [other(QUESTION, a, b) for a, b in every_pair()]
 

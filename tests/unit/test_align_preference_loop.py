@@ -14,6 +14,7 @@ from minillm.alignment.logprobs import sequence_logprobs
 from minillm.alignment.online_dpo import iterative_dpo, online_dpo, spin
 from minillm.alignment.own_responses import (
     Ask,
+    against_own,
     as_rows,
     ask_model,
     frozen_copy,
@@ -475,6 +476,8 @@ def test_online_dpo_moves_the_policy_to_what_the_judge_likes(asked):
     log = online_dpo(model, *rest, progress=False)
     assert log.column("loss")[0] == pytest.approx(math.log(2), abs=1e-5)
     assert all(1 <= n <= 8 for n in log.column("pairs"))
+    later = [abs(loss - math.log(2)) for loss in log.column("loss")[5:]]
+    assert max(later) > 0.01, "a reference that moves along would keep ln 2"
     assert said_letters(model, asked) > 1.3 * said_letters(ref, asked)
     assert sampled_kl(model, ref, TOKENIZER, asked, ASK) > 0.2
     repeated = online_dpo(again, *rest, progress=False)
@@ -516,6 +519,18 @@ def test_spin_begins_each_round_at_its_own_opponent_and_favours_demonstrations(a
         assert log.column("margin")[-1] > 0
     after = reference_logprobs(model, good, TOKENIZER.pad).mean()
     assert after > before
+
+
+def test_what_the_model_says_like_the_demonstration_is_no_pair(asked):
+    good = [encode_response(TOKENIZER, i.prompt, i.good) for i in asked[:3]]
+    ends = [max(i for i, m in enumerate(mask) if m) + 1 for _, mask in good]
+    same = [
+        Encoded(*(x[:end] for x in row)) for row, end in zip(good, ends, strict=True)
+    ]
+    cut_off = Encoded(*(part[: ends[1] - 2] for part in good[1]))
+    other = Encoded([*same[2].ids[:-2], 97], same[2].mask[:-1])
+    rows = against_own(TOKENIZER, asked[:3], [same[0], cut_off, other])
+    assert rows == [(good[2], other)]
 
 
 def test_the_expected_gradient_of_spin_at_the_start_is_that_of_sft_times_half_beta():
