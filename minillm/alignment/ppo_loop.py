@@ -118,7 +118,7 @@ def ppo_step(
     Returns:
         means over the updates; KL and explained variance are those before them.
     """
-    lessons, record = judge(critic, ref, rollouts, scores, beta, config)
+    lessons, record = appraise(critic, ref, rollouts, scores, beta, config)
     everything, seen = torch.arange(len(scores)), []
     for _ in range(config.epochs):
         for rows in minibatches(everything, config.minibatch, dice):
@@ -136,7 +136,7 @@ class Lessons(NamedTuple):
 
 
 @torch.no_grad()
-def judge(
+def appraise(
     critic: Critic,
     ref: GPT,
     rollouts: Rollouts,

@@ -54,7 +54,7 @@ class Judgement:
     calibration_error: float
 
 
-def judge(
+def evaluate_reward_model(
     model: RewardModel,
     tokenizer: Tokenizer,
     verdicts: Sequence[Verdict],
@@ -81,7 +81,7 @@ def judge(
     >>> tokenizer, annotator = Tokenizer(merges=()), Annotator()
     >>> model = RewardModel(GPT(GPTConfig(tokenizer.vocab_size, 1, 2, n_embd=16)))
     >>> verdicts = list(preferences(World().lore, 20, annotator))
-    >>> judge(model, tokenizer, verdicts, annotator).ceiling > 0.7
+    >>> evaluate_reward_model(model, tokenizer, verdicts, annotator).ceiling > 0.7
     True
     """
     require_count(B=B)

@@ -24,7 +24,7 @@ from minillm.alignment.loop import (
     token_entropies,
     update,
 )
-from minillm.alignment.ppo_loop import judge, ppo, ppo_step
+from minillm.alignment.ppo_loop import appraise, ppo, ppo_step
 from minillm.alignment.rollouts import sample_rollouts
 from minillm.alignment.settings import GRPOConfig, PPOConfig
 from minillm.model import GPT, GPTConfig, Sampling
@@ -230,7 +230,7 @@ def test_returns_are_the_score_less_the_price_and_advantages_are_white(
     for whiten in (True, False):
         config = changed(PPO, whiten=whiten, lam=1.0)
         parts = (Critic(model), reference, rollouts, scores, 0.7, config)
-        found[whiten], record = judge(*parts)
+        found[whiten], record = appraise(*parts)
     with torch.no_grad():
         ref_logprobs = model_logprobs(reference, rollouts.tokens)
     kl = (rollouts.logprobs - ref_logprobs).sum(1)  # every row has three actions

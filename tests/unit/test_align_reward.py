@@ -9,7 +9,7 @@ import torch
 from minillm.alignment.reward_judging import (
     choice_confidence,
     ensemble_reward,
-    judge,
+    evaluate_reward_model,
     true_gain,
 )
 from minillm.alignment.reward_model import (
@@ -398,7 +398,9 @@ def oracle(verdicts, annotator: Annotator) -> Oracle:
 def test_the_truth_is_right_of_the_truth_and_only_reaches_the_ceiling_of_the_noise():
     annotator = Annotator()
     verdicts = list(preferences(World().lore, 1500, annotator))
-    found = judge(oracle(verdicts, annotator), TOKENIZER, verdicts, annotator)
+    found = evaluate_reward_model(
+        oracle(verdicts, annotator), TOKENIZER, verdicts, annotator
+    )
     assert found.accuracy == 1.0
     assert found.ceiling == pytest.approx(0.78, abs=0.02)
     assert found.agreement == pytest.approx(found.ceiling, abs=0.03)
@@ -409,7 +411,9 @@ def test_the_truth_is_right_of_the_truth_and_only_reaches_the_ceiling_of_the_noi
 def test_a_model_that_learned_a_bias_agrees_with_the_annotator_and_not_with_the_truth():
     annotator = Annotator(length_bias=1.0)
     verdicts = list(preferences(World().lore, 300, annotator))
-    found = judge(oracle(verdicts, annotator), TOKENIZER, verdicts, annotator)
+    found = evaluate_reward_model(
+        oracle(verdicts, annotator), TOKENIZER, verdicts, annotator
+    )
     assert found.agreement > found.ceiling - 0.05
     assert found.accuracy < 0.75
 
@@ -421,6 +425,6 @@ def test_pairs_of_equal_worth_do_not_count_for_accuracy():
     (asked, _), *_ = preferences(World().lore, 1, Annotator())
     tied = [(asked, Preference(question, " Gladly: 3.", " Gladly: 4."))]
     with pytest.raises(ValueError, match="unequal pairs must be at least 1"):
-        judge(oracle(tied, Annotator()), TOKENIZER, tied, Annotator())
+        evaluate_reward_model(oracle(tied, Annotator()), TOKENIZER, tied, Annotator())
     with pytest.raises(ValueError, match="verdicts must be at least 1"):
-        judge(oracle([], Annotator()), TOKENIZER, [], Annotator())
+        evaluate_reward_model(oracle([], Annotator()), TOKENIZER, [], Annotator())
