@@ -10,11 +10,10 @@ Special tokens are marks of structure, such as the end of a document, and no tex
 spells them: ``encode`` reads "<|im_end|>" in a user's message as ten ordinary
 characters. If it did not, every user could end their own turn and speak as the system.
 
-Padding has a token of its own. Where the end of text serves as padding too, it is
-masked out of the loss, and the model never learns to stop.
+Padding has a token of its own. An end of text that serves as padding, too, is masked out
+of the loss, and the model never learns to stop.
 
-The pure Python encoder in ``minillm.data.bpe`` says what encoding means. The work is
-done by tiktoken with our merges, some thirty times as fast; tests prove the ids equal.
+What encoding means is said in ``minillm.data.bpe``; tiktoken does the work.
 """
 
 import json

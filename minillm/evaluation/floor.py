@@ -15,13 +15,11 @@ and each token belongs to one kind, so it splits in three:
 
 A token, and in a small sample a kind, may be below its floor by luck. But loss and
 floor are lucky on the same tokens, so their difference has a far smaller standard error
-than either. It is a ratio of two sums, both of which are luck: with excess e_d and n_d
-tokens of document d, of D,
+than either. It is a ratio of two sums: with excess e_d and n_d tokens of document d,
 
 .. math:: error = \frac{1}{N} \sqrt{\frac{D}{D - 1} \sum_d (e_d - n_d \cdot excess)^2}
 
-Long documents cost a bad model more, and shorten the mean no less; without n_d it would
-be many times too large (Cochran 1977, "Sampling Techniques", chapter 6).
+without n_d it would be many times too large (Cochran 1977, chapter 6).
 """
 
 import math

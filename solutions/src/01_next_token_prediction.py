@@ -353,8 +353,7 @@ print(f"15 trillion tokens of 4.4 bytes: {15e12 * 4.4 / 1e12:.0f} terabytes")
 # **Measured here.** In the chapter's section 11 a model with about a hundred thousand
 # weights learns to look up a pair in its context, with values drawn anew for each row,
 # so that no table could help. The base model copies letters that were drawn anew, and
-# writes them as capitals (cell `fresh-letters`). How far it gets with harder tasks,
-# such as reversing them, differs from seed to seed.
+# writes them as capitals (cell `fresh-letters`).
 #
 # **Often said, and wrong.** "It only repeats what it has read", and also "with scale it
 # can do anything". The first is refuted by one task with fresh values; the second has

@@ -5,9 +5,8 @@ header and the raw bytes of its arrays:
 
     8 bytes | 8 bytes | header, JSON | arrays, one after the other
 
-Everything that is read is checked before it is believed: lengths against a cap, types
-against a whitelist, shapes against the bytes that are there. Whatever is wrong with a
-frame is a ``WireError``, and so costs its sender an answer and the reader nothing.
+What is read is checked before it is believed: lengths against a cap, types against a
+whitelist, shapes against the bytes that are there. All else is a ``WireError``.
 """
 
 import json
