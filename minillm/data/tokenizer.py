@@ -1,4 +1,4 @@
-"""The tokenizer: merges from our own trainer, special tokens, and a fast engine.
+"""The tokenizer: merges and their meaning from ``bpe``, marks, and tiktoken's engine.
 
 Ids are laid out in three parts:
 
@@ -10,10 +10,8 @@ Special tokens are marks of structure, such as the end of a document, and no tex
 spells them: ``encode`` reads "<|im_end|>" in a user's message as ten ordinary
 characters. If it did not, every user could end their own turn and speak as the system.
 
-Padding has a token of its own. An end of text that serves as padding, too, is masked out
-of the loss, and the model never learns to stop.
-
-What encoding means is said in ``minillm.data.bpe``; tiktoken does the work.
+Padding has a token of its own: an end of text that serves as padding, too, is masked
+out of the loss, and nobody learns to stop.
 """
 
 import json

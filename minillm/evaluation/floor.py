@@ -15,11 +15,9 @@ and each token belongs to one kind, so it splits in three:
 
 A token, and in a small sample a kind, may be below its floor by luck. But loss and
 floor are lucky on the same tokens, so their difference has a far smaller standard error
-than either. It is a ratio of two sums: with excess e_d and n_d tokens of document d,
+than either. It is that of a ratio (Cochran 1977, chapter 6), with e_d of n_d tokens:
 
 .. math:: error = \frac{1}{N} \sqrt{\frac{D}{D - 1} \sum_d (e_d - n_d \cdot excess)^2}
-
-without n_d it would be many times too large (Cochran 1977, chapter 6).
 """
 
 import math

@@ -1,12 +1,11 @@
 """What may pass between grader and student: numbers, words, arrays; never code.
 
-Pickle runs what it reads, so it has no place here. A frame is two lengths, a JSON
-header and the raw bytes of its arrays:
+Pickle runs what it reads, so it has no place here. A frame is two lengths and
 
-    8 bytes | 8 bytes | header, JSON | arrays, one after the other
+    8 bytes | 8 bytes | header, JSON | raw bytes of its arrays, one after the other
 
 What is read is checked before it is believed: lengths against a cap, types against a
-whitelist, shapes against the bytes that are there. All else is a ``WireError``.
+whitelist, shapes against the bytes. All else is a ``WireError``.
 """
 
 import json
