@@ -32,8 +32,9 @@ from minillm.data.packed import Rows
 from minillm.model import GPT, GPTConfig
 from minillm.school.studies import run_study
 from minillm.school.tinytext import TinyText, tiny_text
-from minillm.training import TrainConfig
-from minillm.training.fillin import Electra, minimise, row_flops, scored_loss, span_rows
+from minillm.training import TrainConfig, minimise
+from minillm.training.electra import Electra
+from minillm.training.fillin import row_flops, scored_loss, span_rows
 from minillm.training.losses import IGNORE, shift_targets
 from minillm.training.objectives import mask_tokens
 from minillm.world import WorldConfig

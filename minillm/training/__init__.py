@@ -2,7 +2,8 @@
 
 Read ``losses``, ``schedules``, ``optimizers``, ``muon``, then ``checkpoints``,
 ``settings`` and ``trainer``; ``interrupt`` for Ctrl-C; ``distributed`` and
-``precision`` when one device is not enough.
+``precision`` when one device is not enough. ``minimise`` is the loop in its shortest
+form, for ``objectives``, ``fillin`` and ``electra``.
 """
 
 from minillm.training.checkpoints import load_checkpoint, load_model, save_checkpoint
@@ -10,6 +11,7 @@ from minillm.training.distributed import World, join_world
 from minillm.training.interrupt import TrainingInterrupted
 from minillm.training.losses import next_token_loss
 from minillm.training.metrics import MetricsLog, read_metrics
+from minillm.training.minimise import minimise
 from minillm.training.muon import Muon, orthogonalize
 from minillm.training.optimizers import AdamW, build_optimizers, clip_gradients
 from minillm.training.settings import TrainConfig

@@ -9,33 +9,25 @@ and differ in S, the positions that are scored, and in what the model sees: ever
 before t (causal), or everything but the gaps (masked). Only the positions of S need the
 head, the largest product of a small model, so the others do not get it.
 
-Replaced-token detection asks another question. A small generator fills the gaps by
-drawing from its own distribution, and the model says of each position whether it was
-replaced, which is a choice between two:
+Replaced-token detection asks another question: see ``electra``.
 
-.. math:: L_D = -\frac{1}{|S|} \sum_{t \in S} \ln \sigma(\pm D_t)
-
-Sources: Devlin et al. 2019, section 3.1; Raffel et al. 2020, section 3.1.4; Clark et
-al. 2020, section 2.
+Sources: Devlin et al. 2019, section 3.1; Raffel et al. 2020, section 3.1.4.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from random import Random
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from minillm.errors import require
 from minillm.model import GPT, GPTConfig, flops_per_token
 from minillm.model.layers import at_least_float32
 from minillm.training.losses import IGNORE
-from minillm.training.objectives import replaced_token_loss, span_corruption
-from minillm.training.optimizers import build_optimizers, clip_gradients
-from minillm.training.schedules import SCHEDULES
-from minillm.training.settings import TrainConfig
+from minillm.training.objectives import span_corruption
 
 
 def scored_loss(
@@ -130,62 +122,6 @@ def span_rows(
     return torch.stack(rows), torch.stack(masks)
 
 
-class Electra(nn.Module):
-    """A generator that fills gaps, and a discriminator that looks for what it filled.
-
-    Args:
-        generator: shape of the small masked model; an encoder.
-        discriminator: shape of the model that is wanted; an encoder. Its head is one
-            number a position: positive for "replaced".
-
-    Raises:
-        ValueError: a causal shape.
-
-    Source: Clark et al. 2020, section 2. Differs from the paper: no embedding is
-    shared, so no weight is needed that balances the two losses.
-    """
-
-    def __init__(self, generator: GPTConfig, discriminator: GPTConfig):
-        super().__init__()
-        for name, config in (
-            ("generator", generator),
-            ("discriminator", discriminator),
-        ):
-            remedy = "build it with causal=False: both look in both directions"
-            require(not config.causal, name, config, "an encoder", remedy)
-        self.generator, self.discriminator = GPT(generator), GPT(discriminator)
-        self.discriminator.lm_head = nn.Linear(discriminator.n_embd, 1, bias=False)
-
-    def forward(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-        """For each position, the logit of "this was replaced"."""
-        return self.discriminator(tokens).squeeze(-1)
-
-    def loss(
-        self,
-        tokens: Int[Tensor, "B T"],
-        inputs: Int[Tensor, "B T"],
-        targets: Int[Tensor, "B T"],
-        only_gaps: bool = False,
-    ) -> Float[Tensor, ""]:
-        """The generator's loss of filling the gaps plus the discriminator's.
-
-        The generator learns from the true tokens alone, not from deceiving.
-
-        Args:
-            tokens: the text.
-            inputs, targets: what ``mask_tokens`` makes of it.
-            only_gaps: score the discriminator only where there were gaps.
-        """
-        gaps = targets != IGNORE
-        logits = self.generator.lm_head(self.generator.hidden(inputs)[gaps])
-        corrupted = tokens.clone()
-        with torch.no_grad():
-            corrupted[gaps] = logits.softmax(-1).multinomial(1).squeeze(-1)
-        scored = gaps if only_gaps else torch.ones_like(gaps)
-        detect = replaced_token_loss(self(corrupted), tokens, corrupted, scored)
-        return F.cross_entropy(logits, targets[gaps]) + detect
-
-
 def row_flops(config: GPTConfig, T: int, scored: float, head: int = 0) -> float:
     """Operations of training on one row of which ``scored`` positions reach the head.
 
@@ -202,39 +138,3 @@ def row_flops(config: GPTConfig, T: int, scored: float, head: int = 0) -> float:
     whole = 6 * config.n_embd * config.vocab_size * T
     seen = 6 * config.n_embd * (head or config.vocab_size) * scored
     return flops_per_token(config, T) * T - whole + seen
-
-
-def minimise(
-    model: nn.Module, loss: Callable[[int], Float[Tensor, ""]], config: TrainConfig
-) -> list[float]:
-    """Train with any objective: ``loss(step)`` computes it on that step's batch.
-
-    ``Trainer`` without what belongs to long runs: checkpoints, processes, a bar.
-
-    Returns:
-        the loss of each step.
-
-    >>> model = GPT(GPTConfig(vocab_size=64, n_layer=1, n_head=2, n_embd=16))
-    >>> tokens = torch.arange(32)[None]
-    >>> targets = tokens.roll(-1, 1)
-    >>> told = minimise(
-    ...     model, lambda step: scored_loss(model, tokens, targets), TrainConfig(20)
-    ... )
-    >>> told[-1] < told[0]
-    True
-    """
-    rates = (config.lr, config.matrix_lr, config.betas, config.weight_decay)
-    optimizers, losses = build_optimizers(model, config.optimizer, *rates), []
-    for step in range(config.steps):
-        model.zero_grad()
-        value = loss(step)
-        value.backward()
-        clip_gradients(model.parameters(), config.clip)
-        plan = SCHEDULES[config.schedule]
-        factor = plan(step, config.steps, config.warmup, config.floor)
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak_lr"] * factor
-            optimizer.step()
-        losses.append(value.item())
-    return losses

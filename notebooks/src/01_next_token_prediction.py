@@ -34,8 +34,8 @@ from minillm.model import GPT, GREEDY, GPTConfig, count_parameters, generate
 from minillm.school import show, zoo
 from minillm.school.claims import claim
 from minillm.school.studies import STUDIES, load_study
-from minillm.training import TrainConfig, next_token_loss
-from minillm.training.fillin import minimise, scored_loss, span_rows
+from minillm.training import TrainConfig, minimise, next_token_loss
+from minillm.training.fillin import scored_loss, span_rows
 from minillm.training.losses import IGNORE, shift_targets
 from minillm.training.objectives import mask_tokens, replaced_token_targets
 from minillm.world import instructions, lore, preferences, questions

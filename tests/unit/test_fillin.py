@@ -10,15 +10,10 @@ import torch.nn.functional as F
 from minillm.data.batches import Batch
 from minillm.model import GPT, GPTConfig, flops_per_token
 from minillm.training import TrainConfig, Trainer, next_token_loss
-from minillm.training.fillin import (
-    Electra,
-    draw_spans,
-    minimise,
-    row_flops,
-    scored_loss,
-    span_rows,
-)
+from minillm.training.electra import Electra
+from minillm.training.fillin import draw_spans, row_flops, scored_loss, span_rows
 from minillm.training.losses import IGNORE, shift_targets
+from minillm.training.minimise import minimise
 from minillm.training.objectives import mask_tokens
 
 V, T = 32, 12
