@@ -187,7 +187,7 @@ def train(
     if method == "elsewhere":
         rows, tokens = known.elsewhere(asked, STEPS * PAIRS, f"train {seed}"), 0
     else:
-        asked = asked * round(STEPS * SUMS / len(asked))  # as much as others sample
+        asked = asked * max(1, round(STEPS * SUMS / len(asked)))  # as others sample
         found = known.results(model, asked, dice)
         rows, tokens = known.against_wrong(asked, found), found.tokens
     if method == "rejection":
