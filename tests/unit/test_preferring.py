@@ -221,7 +221,7 @@ def sums(monkeypatch):
 @pytest.mark.parametrize("arm", study("08_where_dpo_fails").ARMS)
 def test_every_arm_of_the_sums_runs(sums, arm):
     measured = sums.run(0, **sums.ARMS[arm])
-    assert len(numbers(measured)) == 10
+    assert len(numbers(measured)) == 12
     assert (measured["generated"] == 0) == (arm == "DPO, pairs from elsewhere")
 
 
@@ -250,5 +250,9 @@ def test_shares_of_orders_are_those_of_margin_and_probability(sums):
     a, b = (reference_logprobs(m, flat, 0).view(-1, 2) for m in (model, on.ref))
     margin, ahead = (a - b)[:, 0] - (a - b)[:, 1], a[:, 0] - a[:, 1]
     expected = [(x > 0).float().mean().item() for x in (margin, ahead)]
-    assert [*on.order(model, rows)] == pytest.approx(expected)
-    assert on.order(on.ref, rows)[0] == 0.0
+    found = on.order(model, rows)
+    assert [found[name] for name in ("accuracy", "ranking")] == pytest.approx(expected)
+    changes = [found[name] for name in ("chosen_change", "rejected_change")]
+    assert changes == pytest.approx((a - b).mean(0).tolist(), rel=1e-4)
+    still = on.order(on.ref, rows)
+    assert still["accuracy"] == 0.0 and still["ranking"] == found["ranking_before"]
