@@ -39,12 +39,13 @@ from minillm.files import load_tensors, save_tensors
 from minillm.model import GPT, GPTConfig
 from minillm.school.code_key import code_key
 from minillm.school.folders import cache_folder
+from minillm.school.recipes.arithmetic import Arithmetic
 from minillm.school.recipes.base import Base
 from minillm.school.recipes.reward import Reward
 from minillm.school.recipes.sft import Sft
 from minillm.world import World, WorldConfig
 
-RECIPES = {"base": Base(), "sft": Sft(), "reward": Reward()}
+RECIPES = {"base": Base(), "sft": Sft(), "reward": Reward(), "arithmetic": Arithmetic()}
 SEED = "MINILLM_ZOO_SEED"  # authors set it, to see which outputs hang on the seed
 
 
@@ -115,8 +116,8 @@ def main(names: list[str], train_all: bool = False) -> None:
     for name, recipe in RECIPES.items():
         path = model_file(_recipe(name, {}))
         about = inspect.getdoc(inspect.getmodule(recipe)).splitlines()[0]
-        print(f"{name:6} {about}")
-        print(f"{'':6} {path if path.is_file() else 'not trained yet'}")
+        print(f"{name:10} {about}")
+        print(f"{'':10} {path if path.is_file() else 'not trained yet'}")
 
 
 def _recipe(recipe: str | Any, changes: dict) -> Any:

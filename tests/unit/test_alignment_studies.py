@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+from dataclasses import replace
 from types import ModuleType
 
 import pytest
@@ -11,7 +12,11 @@ import torch
 from minillm.alignment.rollouts import Rollouts
 from minillm.school.recipes import arithmetic
 from minillm.school.recipes.arithmetic import Arithmetic, sampled_accuracy, sums
+from minillm.school.recipes.base import Base
+from minillm.school.recipes.reward import Reward
+from minillm.school.recipes.sft import Sft
 from minillm.school.studies import STUDIES
+from minillm.world.preferences import true_reward
 
 
 def study(name: str) -> ModuleType:
@@ -104,6 +109,44 @@ def test_curves_are_means_over_windows_and_know_their_summit():
     told = module.summary(seen)
     assert told["steps"] == [1, 3, 5] and told["true"] == [2.0, 4.0, 0.5]
     assert (told["true_best"], told["kl_best"], told["true_last"]) == (4.0, 2.5, 0.5)
+
+
+@pytest.fixture
+def proxies(monkeypatch) -> ModuleType:
+    """The study of a learned reward, with models that have learned nothing."""
+    module, size = (
+        study("10_overoptimisation"),
+        {"n_layer": 1, "n_head": 2, "n_embd": 8},
+    )
+    base = Base(steps=2, documents=400, B=2, **size)
+    sft = Sft(base=base, examples=24, B=12)
+    module.Sft = lambda seed: replace(sft, seed=seed)
+    module.Reward = lambda seed: Reward(sft=sft, pairs=24, seed=seed)
+    sizes = {"STEPS": 2, "WINDOW": 1, "BATCH": 4, "ASKED": 6, "SHOWN": 12, "LONGEST": 3}
+    for name, value in (sizes | {"SEEDS": (0, 1)}).items():
+        monkeypatch.setattr(module, name, value)
+    return module
+
+
+def test_both_rewards_are_measured_on_what_the_policy_says(proxies):
+    measured = proxies.run(0, beta=0.1, rule="worst")
+    assert finite(measured) and len(measured["true"]) == len(measured["kl"]) == 2
+    assert measured["kl"][0] == pytest.approx(0, abs=1e-4), "it begins as the reference"
+
+
+def test_the_worst_of_some_models_is_what_is_maximised_and_their_mean_what_is_told(
+    proxies,
+):
+    _, tokenizer = proxies.start(0)
+    tokens = torch.tensor([tokenizer.encode(" Gladly: 2.")])
+    acts = torch.arange(tokens.shape[1])[None] > 0
+    rollouts = Rollouts(tokens, tokens > 0, acts, torch.zeros(1, tokens.shape[1] - 1))
+    proxy = proxies.Proxy((), "worst", tokenizer)
+    proxy.models = [lambda tokens, real, r=r: torch.tensor([r]) for r in (3.0, 1.0)]
+    assert proxy([0], rollouts).tolist() == [1.0]
+    assert proxy.seen[0]["proxy"] == 2.0
+    question = proxies.asked()[0].question
+    assert proxy.seen[0]["true"] == true_reward(question, rollouts.texts(tokenizer)[0])
 
 
 # --- 11 and its start ---------------------------------------------------------------
