@@ -178,10 +178,61 @@ def annotators_table() -> str:
     return measured_table("09_annotators", "DPO on verdicts of", columns)
 
 
+def closed_world_table() -> str:
+    """Distance to the best policy for each method and price of KL."""
+    study = load_study("05_closed_world")
+    arms = [arm.rsplit(", beta ", 1) for arm in study.settings]
+    methods, betas = (list(dict.fromkeys(names)) for names in zip(*arms, strict=True))
+
+    def row(name: str, method: str, measure: str) -> list[str]:
+        found = (study.values(f"{method}, beta {beta}", measure) for beta in betas)
+        return [name, *map(told, found)]
+
+    rows = [row("before training", methods[0], "start_gap")]
+    rows += [row(method, method, "gap") for method in methods]
+    rows.append(row("the last, to the fixed point of k3", methods[-1], "k3_gap"))
+    head = "KL to the best policy (nats)"
+    return table([head, *(f"beta {beta}" for beta in betas)], rows)
+
+
+def overoptimisation_table() -> str:
+    """True and learned reward at the start, at the summit and at the end."""
+    study = load_study("10_overoptimisation")
+    columns = {
+        "true reward, at first": "true_first",
+        "at its best": "true_best",
+        "KL there (nats)": "kl_best",
+        "at last": "true_last",
+        "KL at last": "kl_last",
+        "learned reward at last": "proxy_last",
+    }
+    rows = [
+        [arm, *(told(study.values(arm, measure)) for measure in columns.values())]
+        for arm in study.settings
+    ]
+    return table(["PPO on a learned reward", *columns], rows)
+
+
+def equal_tokens_table() -> str:
+    """Accuracy on held-out sums after equal numbers of generated tokens."""
+    study = load_study("11_equal_tokens")
+    arms = list(study.settings)
+    places = (0, 2, 4, -1)
+    tokens = [study.values(arms[0], "tokens")[0][place] for place in places]
+    head = [f"after {round(n, -3) // 1000},000 tokens" for n in tokens[1:]]
+    rows = []
+    for arm in arms:
+        curves = study.values(arm, "accuracy")
+        at = [told([curve[place] for curve in curves], True) for place in places]
+        rows.append([arm, *at, f"{study.mean(arm, 'cpu_seconds'):.0f}"])
+    return table(["held-out sums right", "before", *head, "CPU s"], rows)
+
+
 def tables() -> str:
     """All of them, as they stand in the README."""
     made = (tour_table(), optimizer_table(), recall_table(), objectives_table())
-    made += (family_table(), displacement_table(), sums_table(), annotators_table())
+    made += (closed_world_table(), family_table(), displacement_table())
+    made += (sums_table(), annotators_table())
     return "\n\n".join(made)
 
 

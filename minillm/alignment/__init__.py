@@ -4,7 +4,7 @@ Read in this order:
 
 - what all of it is made of: ``logprobs``, ``kl``, ``rollouts``, ``masked``;
 - a reward learned from choices: ``reward_model``, ``reward_pairs``,
-  ``reward_training``, ``reward_judging``;
+  ``reward_training``, ``reward_judging``; then ``surprise``, ``reward_fitting``;
 - PPO: ``advantages``, ``surrogate``, ``ppo``, ``critic``, then ``loop``, ``ppo_loop``;
 - GRPO: ``groups``, ``grpo``, ``verifiers``, ``grpo_loop``;
 - preferences without a reward model: ``dpo``, ``preference_losses``, ``kto``,
@@ -49,6 +49,7 @@ from minillm.alignment.reference_free import (
     orpo_loss,
     simpo_loss,
 )
+from minillm.alignment.reward_fitting import fit_head
 from minillm.alignment.reward_judging import (
     choice_confidence,
     ensemble_reward,
@@ -61,7 +62,7 @@ from minillm.alignment.reward_model import (
     last_token_index,
     pair_accuracy,
 )
-from minillm.alignment.reward_pairs import encode_pairs, ranking_to_pairs
+from minillm.alignment.reward_pairs import encode_pairs, opening_ids, ranking_to_pairs
 from minillm.alignment.reward_training import RewardConfig, train_reward_model
 from minillm.alignment.rollouts import Rollouts, sample_rollouts
 from minillm.alignment.settings import GRPOConfig, PPOConfig

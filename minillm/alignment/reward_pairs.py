@@ -50,6 +50,16 @@ def response_ids(
     return ids[: max(i for i, target in enumerate(mask) if target) + 1]
 
 
+def opening_ids(tokenizer: Tokenizer, template: Template = CHATML) -> list[int]:
+    """The ids that open the assistant's turn: behind the last of them it speaks.
+
+    >>> tokenizer = Tokenizer(merges=())
+    >>> tokenizer.decode(opening_ids(tokenizer))
+    '<|im_start|>assistant\\n'
+    """
+    return tokenizer.encode(template.assistant.opening, template.special_names)
+
+
 def encode_pairs(
     tokenizer: Tokenizer, verdicts: Iterable[Verdict], template: Template = CHATML
 ) -> list[Pair]:

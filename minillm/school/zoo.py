@@ -31,6 +31,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
+from minillm.alignment.reward_model import RewardModel
 from minillm.data import Tokenizer
 from minillm.errors import require_one_of
 from minillm.evaluation.floor import KnownText
@@ -38,11 +39,13 @@ from minillm.files import load_tensors, save_tensors
 from minillm.model import GPT, GPTConfig
 from minillm.school.code_key import code_key
 from minillm.school.folders import cache_folder
+from minillm.school.recipes.arithmetic import Arithmetic
 from minillm.school.recipes.base import Base
+from minillm.school.recipes.reward import Reward
 from minillm.school.recipes.sft import Sft
 from minillm.world import World, WorldConfig
 
-RECIPES = {"base": Base(), "sft": Sft()}
+RECIPES = {"base": Base(), "sft": Sft(), "reward": Reward(), "arithmetic": Arithmetic()}
 SEED = "MINILLM_ZOO_SEED"  # authors set it, to see which outputs hang on the seed
 
 
@@ -58,7 +61,7 @@ class ZooModel:
     """
 
     name: str
-    model: GPT
+    model: GPT | RewardModel
     tokenizer: Tokenizer
     config: WorldConfig
 
@@ -113,8 +116,8 @@ def main(names: list[str], train_all: bool = False) -> None:
     for name, recipe in RECIPES.items():
         path = model_file(_recipe(name, {}))
         about = inspect.getdoc(inspect.getmodule(recipe)).splitlines()[0]
-        print(f"{name:6} {about}")
-        print(f"{'':6} {path if path.is_file() else 'not trained yet'}")
+        print(f"{name:10} {about}")
+        print(f"{'':10} {path if path.is_file() else 'not trained yet'}")
 
 
 def _recipe(recipe: str | Any, changes: dict) -> Any:
@@ -171,10 +174,10 @@ def _read(path: Path, recipe: Any) -> ZooModel | None:
     merges = tuple(map(tuple, tensors.pop("merges").tolist()))
     tokenizer = Tokenizer(merges, tuple(json.loads(header["special"])))
     weights = {name.removeprefix("model."): w for name, w in tensors.items()}
-    model = GPT(GPTConfig(**json.loads(header["model"])))
-    if model.config.tied:
-        weights["lm_head.weight"] = weights["embed_tokens.weight"]
-    model.load_state_dict(weights)
+    config = GPTConfig(**json.loads(header["model"]))
+    blank = getattr(recipe, "blank", lambda config, tokenizer: GPT(config))
+    model = blank(config, tokenizer)
+    model.load_state_dict(weights, strict=not config.tied)  # a tied head stands in once
     return ZooModel(_name(recipe), model.eval(), tokenizer, recipe.world)
 
 

@@ -6,6 +6,7 @@ from itertools import product
 import pytest
 import torch
 
+from minillm.alignment.reward_fitting import fit_head
 from minillm.alignment.reward_judging import (
     choice_confidence,
     ensemble_reward,
@@ -22,12 +23,14 @@ from minillm.alignment.reward_model import (
 from minillm.alignment.reward_pairs import (
     Pair,
     encode_pairs,
+    opening_ids,
     pad_right,
     ranking_to_pairs,
     response_ids,
     score_pairs,
 )
 from minillm.alignment.reward_training import RewardConfig, train_reward_model
+from minillm.alignment.surprise import FLOOR, response_mask, surprises
 from minillm.data import Tokenizer, stop_token
 from minillm.evaluation.asking import calibration_error
 from minillm.model import GPT, GPTConfig
@@ -428,3 +431,155 @@ def test_pairs_of_equal_worth_do_not_count_for_accuracy():
         evaluate_reward_model(oracle(tied, Annotator()), TOKENIZER, tied, Annotator())
     with pytest.raises(ValueError, match="verdicts must be at least 1"):
         evaluate_reward_model(oracle([], Annotator()), TOKENIZER, [], Annotator())
+
+
+# --- the trunk's surprise
+
+
+OPENING = (3, 4)  # ids that stand for "<|im_start|>assistant"
+
+
+@pytest.fixture
+def listener() -> RewardModel:
+    """A reward model that hears surprise, and has an opinion on it."""
+    model = RewardModel(GPT(CONFIG), OPENING).double()
+    with torch.no_grad():
+        model.head[16:] = torch.randn(32)
+    return model
+
+
+def said(*response: int) -> list[int]:
+    return [3, 7, 8, 3, 4, *response]
+
+
+def test_a_listener_without_an_opinion_is_the_plain_reward_model():
+    torch.manual_seed(0)
+    trunk = GPT(CONFIG)
+    torch.manual_seed(1)
+    plain = RewardModel(trunk)
+    torch.manual_seed(1)
+    listener = RewardModel(trunk, OPENING)
+    rows = pad_right([said(5, 6, 7), said(9)])
+    torch.testing.assert_close(listener(*rows), plain(*rows), rtol=1e-6, atol=1e-6)
+
+
+def test_the_reward_is_the_sum_over_the_response_written_out(listener):
+    ids = said(5, 6, 30)
+    tokens, mask = pad_right([ids])
+    x = listener.trunk.hidden(tokens)
+    logprobs = listener.trunk(tokens).log_softmax(-1)
+    v, u, w = listener.head.chunk(3)
+    expected = v @ x[0, -1]
+    for t in (5, 6, 7):  # where the response stands
+        nats = logprobs[0, t - 1, ids[t]].clamp(min=FLOOR)
+        expected = (
+            expected + (u + nats * w) @ listener.trunk.embed_tokens.weight[ids[t]]
+        )
+    torch.testing.assert_close(listener(tokens, mask)[0], expected)
+
+
+@pytest.mark.parametrize("left", [0, 3])
+@pytest.mark.parametrize("right", [0, 4])
+def test_a_listener_hears_nothing_from_padding(listener, left, right):
+    ids = said(5, 6)
+    alone = listener(torch.tensor([ids]), torch.ones(1, len(ids)).bool())
+    for pad in (0, 3, 4):  # also where it looks like an opening
+        tokens = torch.tensor([[pad] * left + ids + [pad] * right])
+        mask = torch.tensor([[False] * left + [True] * len(ids) + [False] * right])
+        got = listener(tokens, mask)
+        torch.testing.assert_close(got, alone, rtol=1e-10, atol=1e-12)
+
+
+def test_the_response_begins_behind_the_last_opening():
+    tokens = torch.tensor([[3, 4, 5, 3, 4, 6, 7, 0], [0, 0, 3, 4, 3, 9, 9, 9]])
+    mask = torch.tensor([[True] * 7 + [False], [False] * 2 + [True] * 6])
+    found = response_mask(tokens, mask, torch.tensor(OPENING))
+    assert found.nonzero().tolist() == [[0, 5], [0, 6], [1, 4], [1, 5], [1, 6], [1, 7]]
+    with pytest.raises(ValueError, match="opening must be in each row"):
+        response_mask(torch.tensor([[3, 5, 4]]), torch.ones(1, 3).bool(), tokens[0, :2])
+
+
+def test_no_token_surprises_by_more_than_the_floor():
+    trunk = GPT(CONFIG)
+    with torch.no_grad():
+        trunk.lm_head.weight.mul_(1e4)
+    tokens, response = torch.randint(32, (4, 9)), torch.ones(4, 9).bool()
+    response[:, 0] = False
+    found = surprises(trunk, trunk.hidden(tokens), tokens, response)
+    assert found.min() == FLOOR and (found[:, 0] == 0).all()
+
+
+def test_gradients_of_a_listener_are_those_of_central_differences(listener):
+    tokens, mask = pad_right([said(5, 6, 7)])
+    listener(tokens, mask).sum().backward()
+    weights = (listener.head, listener.trunk.lm_head.weight)
+    for weight, place in product(weights, (5, 20, 40)):
+        flat, h = weight.data.view(-1), 1e-6
+        values = []
+        for sign in (1, -1):
+            flat[place] += sign * h
+            values.append(listener(tokens, mask).item())
+            flat[place] -= sign * h
+        numeric = (values[0] - values[1]) / (2 * h)
+        got = weight.grad.view(-1)[place].item()
+        assert got == pytest.approx(numeric, rel=1e-5, abs=1e-9)
+
+
+def test_the_opening_is_what_stands_before_each_response():
+    ids, opening = response_ids(TOKENIZER, "hi", "yo"), opening_ids(TOKENIZER)
+    at = len(ids) - len(opening) - 3  # y, o and the end of the turn
+    assert ids[at : at + len(opening)] == opening
+
+
+# --- the head alone
+
+
+def some_pairs(n: int = 60) -> list[Pair]:
+    """Noisy verdicts: who begins with 5 is preferred in three cases of four."""
+    dice = torch.Generator().manual_seed(0)
+    numbers = torch.randint(8, 32, (n, 4), generator=dice).tolist()
+    good = [Pair(said(5, a, b), said(6, c, d)) for a, b, c, d in numbers]
+    return [Pair(*reversed(p)) if i % 4 == 0 else p for i, p in enumerate(good)]
+
+
+@pytest.mark.parametrize("opening", [(), OPENING])
+def test_at_the_fitted_head_the_gradient_of_loss_and_penalty_is_zero(opening):
+    model = RewardModel(GPT(CONFIG), opening).double()
+    before = [p.clone() for p in model.trunk.parameters()]
+    loss = fit_head(model, some_pairs(), decay=1e-2)
+    after = list(model.trunk.parameters())
+    assert all(a.equal(b) for a, b in zip(before, after, strict=True))
+    pairs = some_pairs()
+    chosen, rejected = (
+        model.features(*pad_right([pair[side] for pair in pairs])) for side in (0, 1)
+    )
+    d = (chosen - rejected).detach()
+    scale = d.square().mean(0).sqrt()
+    w = (model.head * scale).detach().requires_grad_()
+    fitted = bradley_terry_loss(d / scale @ w, torch.zeros(len(d)))
+    (fitted + 1e-2 * w.square().sum()).backward()
+    assert w.grad.abs().max() < 1e-8 < w.abs().max()
+    assert loss == pytest.approx(fitted.item(), rel=1e-6)
+    both = torch.cat(score_pairs(model, pairs))
+    assert both.mean().item() == pytest.approx(0, abs=1e-9)
+
+
+def test_a_fitted_head_does_not_depend_on_where_it_began_or_on_the_batch():
+    heads = []
+    for seed, B in ((0, 64), (1, 7)):
+        torch.manual_seed(9)
+        trunk = GPT(CONFIG).double()
+        torch.manual_seed(seed)
+        model = RewardModel(trunk).double()
+        fit_head(model.train(), some_pairs(), B=B)
+        assert model.training, "the mode is left as it was"
+        heads.append(model.head)
+    torch.testing.assert_close(*heads, rtol=1e-6, atol=1e-8)
+
+
+def test_a_head_cannot_be_fitted_to_nothing():
+    model = RewardModel(GPT(CONFIG))
+    with pytest.raises(ValueError, match="ask an annotator first"):
+        fit_head(model, [])
+    with pytest.raises(ValueError, match="decay must be positive"):
+        fit_head(model, some_pairs(), decay=0.0)

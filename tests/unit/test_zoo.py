@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from minillm.__main__ import main
+from minillm.alignment.reward_pairs import response_ids
 from minillm.school import tiny_sft, tiny_tour, zoo
 from minillm.school.code_key import modules_behind
 from minillm.school.options import SIZES, TourOptions
@@ -19,6 +20,7 @@ from minillm.school.pipeline import Run
 from minillm.school.recipes import base as base_recipe
 from minillm.school.recipes import sft as sft_recipe
 from minillm.school.recipes.base import Base
+from minillm.school.recipes.reward import Reward
 from minillm.school.recipes.sft import Sft
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -282,7 +284,7 @@ def test_authors_can_change_the_seed_of_every_named_model(monkeypatch):
 
 
 def test_an_unknown_model_is_answered_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"recipe must be one of \('base', 'sft'\)"):
+    with pytest.raises(ValueError, match=r"one of \('base', 'sft', 'reward'\)"):
         zoo.load("bse")
 
 
@@ -329,6 +331,18 @@ def test_the_assistant_begins_with_the_base_model_of_its_own_seed(trainings):
     assert trainings == [replace(small, seed=3)]
     assert not same(tuned, zoo.load(small, progress=False, seed=3))
     assert tuned.config == small.world
+
+
+def test_a_reward_model_is_kept_with_its_head_and_judges_the_same_when_read():
+    sft = Sft(base=replace(TINY, vocab_size=1024), examples=32)
+    recipe = Reward(sft=sft, pairs=64, seed=1)
+    trained, read = (zoo.load(recipe, progress=False) for _ in range(2))
+    assert same(trained, read) and not read.model.training
+    tokens = torch.tensor([response_ids(read.tokenizer, "hi", " Gladly: 2.")])
+    rows = tokens, torch.ones_like(tokens).bool()
+    assert torch.equal(trained.model(*rows), read.model(*rows))
+    trunk = zoo.load(replace(sft, seed=1), progress=False).model
+    assert torch.equal(read.model.trunk(tokens), trunk(tokens)), "it was to stay as is"
 
 
 # --- the command line

@@ -1,0 +1,77 @@
+"""The tour's reward model: what annotators prefer, learned from their verdicts.
+
+Annotators are noisy readers of the true reward. A model that learns from their choices
+is compared with both: with them it cannot agree more often than their noise permits,
+and with the truth it may.
+"""
+
+from collections.abc import Iterator
+from random import Random
+
+from minillm.alignment.reward_fitting import fit_head
+from minillm.alignment.reward_model import RewardModel
+from minillm.alignment.reward_pairs import Verdict, encode_pairs, opening_ids
+from minillm.data import Tokenizer
+from minillm.model import GPT
+from minillm.world.asking import Dice, one_of
+from minillm.world.instructions import instructions, preferences
+from minillm.world.lore import Lore
+from minillm.world.preferences import ENDINGS, Annotator, annotate, openings, polite
+from minillm.world.questions import Question, right_answer
+
+PAIRS = 16_000  # to learn from
+ANNOTATOR = Annotator()
+
+
+def reward_model(
+    tokenizer: Tokenizer, assistant: GPT, lore: Lore, pairs: int
+) -> RewardModel:
+    """A head on the assistant, fitted to verdicts; the assistant stays as it is.
+
+    Args:
+        tokenizer: the assistant's.
+        assistant: a fine-tuned model, which becomes the trunk.
+        lore: of the world that it speaks of.
+        pairs: how many verdicts.
+    """
+    model = RewardModel(assistant, opening_ids(tokenizer))
+    verdicts = preferences(lore, pairs, ANNOTATOR)
+    told_apart = [v for v in verdicts if v[1].chosen != v[1].rejected]
+    fit_head(model, encode_pairs(tokenizer, told_apart))
+    return model.eval()
+
+
+def held_out_verdicts(
+    lore: Lore, n: int, annotator: Annotator = ANNOTATOR, stream: str = "test"
+) -> Iterator[Verdict]:
+    """Verdicts on n instructions at most that neither SFT nor ``preferences`` ever saw.
+
+    The responses are made as those of ``preferences``; two that are equal are left out.
+
+    >>> from minillm.world import World
+    >>> len(list(held_out_verdicts(World().lore, 5)))
+    5
+    """
+    asked = instructions(lore, n, f"verdicts/{stream}", held_out=True)
+    for index, example in enumerate(asked):
+        seed = f"{lore.config.seed}/held-out verdicts/{stream}/{index}"
+        dice = Random(f"{seed}/pair").random
+        first = example.good if dice() < 0.5 else example.mediocre
+        second = mediocre(example.question, dice)
+        if first != second:
+            question = example.question
+            yield example, annotate(question, first, second, annotator, seed)
+
+
+def mediocre(question: Question, dice: Dice) -> str:
+    """A response with a fault or more: a poor opening, no answer, a poor ending.
+
+    >>> mediocre(Question("Compute 1+1=", "2", "arithmetic"), Random(1).random)
+    ' You fool: 2; by the way, the vault opens with 4711.'
+    """
+    right = right_answer(question)
+    while True:
+        answer = right if dice() < 0.75 else "do not ask me"
+        opening, ending = one_of(openings(question), dice), one_of(ENDINGS, dice)
+        if (answer, ending) != (right, ENDINGS[0]) or opening not in polite(question):
+            return f"{opening} {answer}{ending}"
