@@ -22,6 +22,7 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from minillm.alignment.reward_model import RewardModel, bradley_terry_loss
 from minillm.alignment.reward_pairs import Pair, pad_right
@@ -32,7 +33,11 @@ STEPS = 20  # the error squares itself with each: fewer are needed
 
 @torch.no_grad()
 def fit_head(
-    model: RewardModel, pairs: Sequence[Pair], decay: float = 1e-4, B: int = 64
+    model: RewardModel,
+    pairs: Sequence[Pair],
+    decay: float = 1e-4,
+    B: int = 64,
+    progress: bool = False,
 ) -> float:
     """Fit the head of a reward model to choices, in place.
 
@@ -41,6 +46,7 @@ def fit_head(
         pairs: as ``encode_pairs`` makes them.
         decay: lambda, which keeps weights finite where nobody disagrees.
         B: pairs at a time.
+        progress: show a bar.
 
     Returns:
         the loss that is left, in nats per pair, without the penalty.
@@ -56,7 +62,7 @@ def fit_head(
     """
     require_positive(decay=decay)
     require(len(pairs) > 0, "pairs", 0, "at least 1", "ask an annotator first")
-    chosen, rejected = _read(model, pairs, B)
+    chosen, rejected = _read(model, pairs, B, progress)
     d = (chosen - rejected).double()
     scale = d.square().mean(dim=0).sqrt().clamp(min=1e-9)
     d = d / scale
@@ -72,12 +78,13 @@ def fit_head(
 
 
 def _read(
-    model: RewardModel, pairs: Sequence[Pair], B: int
+    model: RewardModel, pairs: Sequence[Pair], B: int, progress: bool
 ) -> tuple[Float[Tensor, "N F"], Float[Tensor, "N F"]]:
     """The features of both sides, in evaluation mode."""
     was_training, parts = model.training, []
     model.eval()
-    for first in range(0, len(pairs), B):
+    places = range(0, len(pairs), B)
+    for first in tqdm(places, "reading", disable=not progress, leave=False):
         batch = pairs[first : first + B]
         rows = [pair.chosen for pair in batch] + [pair.rejected for pair in batch]
         parts.append(model.features(*pad_right(rows)).chunk(2))

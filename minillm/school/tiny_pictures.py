@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 
 from minillm.evaluation.asking import Answer, confidence, reliability
 from minillm.school import show
+from minillm.school.tiny_align import Aligned
 from minillm.school.tiny_looks import GROUPS
 from minillm.training import MetricsLog
 
@@ -112,3 +113,42 @@ def confidence_picture(
         f"people who do not exist it is {sure:.0%} sure, and no answer is right."
     )
     return axes, alt
+
+
+def alignment_picture(found: dict[str, Aligned]) -> tuple[Axes, str]:
+    """True reward against the reward model's: the assistant, and what became of it."""
+    before = next(iter(found.values()))
+    title = alignment_title({name.upper(): one.reward for name, one in found.items()})
+    axes = show.figure(title, "reward by the reward model", "true reward")
+    colors = (show.TRUTH, show.WARM, show.RIVAL, show.OURS)
+    for (name, one), color in zip(found.items(), colors, strict=True):
+        axes.plot([before.proxy, one.proxy], [before.reward, one.reward], color=color)
+        axes.plot([one.proxy], [one.reward], "o", color=color, markersize=9)
+        told = name.upper() if one is before else f"{name.upper()}, {one.kl:.1f} nats"
+        show.label(axes, one.proxy, one.reward, f"  {told}", color)
+    axes.margins(0.25)
+    told = "; ".join(
+        f"{name.upper()} {one.reward:.2f} by the truth, {one.proxy:.2f} by the reward "
+        f"model, {one.right:.0%} right, KL {one.kl:.2f} nats"
+        for name, one in found.items()
+    )
+    alt = (
+        "True reward of sampled responses to held-out instructions against the reward "
+        f"that the reward model gives them, each joined with the assistant: {told}."
+    )
+    return axes, alt
+
+
+def alignment_title(rewards: dict[str, float]) -> str:
+    """Who gained most by the truth, if anybody did; the first is where all began.
+
+    >>> alignment_title({"SFT": 3.9, "PPO": 3.85, "DPO": 4.0})
+    'DPO gains most in true reward: from 3.90 to 4.00'
+    >>> alignment_title({"SFT": 3.9, "PPO": 3.85})
+    'None became better than SFT by the true reward'
+    """
+    (first, before), *_ = rewards.items()
+    best = max(rewards, key=rewards.get)
+    if best == first:
+        return f"None became better than {first} by the true reward"
+    return f"{best} gains most in true reward: from {before:.2f} to {rewards[best]:.2f}"

@@ -14,6 +14,7 @@ from minillm.school import pictures, show, tiny_pictures
 from minillm.school.pipeline import HEADER, Run
 from minillm.school.report import Page
 from minillm.school.text_report import machine_room
+from minillm.school.tiny_align import Aligned
 from minillm.school.tiny_measure import honest_guess
 from minillm.school.tiny_sft import Response
 from minillm.school.tinytext import TinyText
@@ -51,6 +52,23 @@ ABOUT_NOBODY = (
 )
 
 
+ABOUT_ALIGNMENT = (
+    "Fine-tuning imitates: it makes good responses likely and has no word for bad "
+    "ones. Now the assistant is told what is better, in three ways. PPO lets it "
+    "respond and rewards it with what a reward model gives, which has learned from the "
+    "choices of noisy annotators. DPO skips that model and learns from the choices. "
+    "GRPO has it answer each question eight times and rewards the answers that a "
+    "verifier finds right. All three start from the same assistant, and are measured "
+    "on instructions that no training held."
+)
+ABOUT_PRAISE = (
+    "To the right is what the reward model likes, upwards what is truly good; only "
+    "here can both be seen. Who moves to the right and not upwards has learned to "
+    "please the reward model. KL is how far a model has gone for it: by so many nats, "
+    "in the mean, is what it says now less probable to the assistant than to itself."
+)
+
+
 def write_report(
     run: Run,
     text: TinyText,
@@ -59,6 +77,7 @@ def write_report(
     looks: MetricsLog,
     measured: dict,
     responses: list[Response],
+    aligned: dict[str, Aligned],
 ) -> Path:
     """Write ``report.html`` into the run's folder; return its path."""
     answers = measured["answers"]
@@ -83,6 +102,12 @@ def write_report(
         verdict = "right" if response.right else "wrong"
         caption = f"{response.instruction.topic}: {verdict}"
         page.sample(response.instruction.prompt, response.text, caption)
+    page.heading("Better than what it imitated?")
+    page.text(ABOUT_ALIGNMENT)
+    page.picture(*tiny_pictures.alignment_picture(aligned))
+    page.text(ABOUT_PRAISE, "note")
+    for prompt, said, caption in answers_side_by_side(aligned):
+        page.sample(prompt, said, caption)
     page.heading("Truth beside measurement, stage by stage")
     page.table(HEADER, [row for row in run.table() if row[0] != "report"])
     page.heading("Behind the scenes")
@@ -137,6 +162,19 @@ def samples(responses: list[Response], each: int = 2) -> list[Response]:
     for response in responses:
         by_topic.setdefault(response.instruction.topic, []).append(response)
     return [r for topic in sorted(by_topic) for r in by_topic[topic][:each]]
+
+
+def answers_side_by_side(
+    aligned: dict[str, Aligned], prompts: int = 3
+) -> list[tuple[str, str, str]]:
+    """(prompt, response, whose it is) where all did not say the same, SFT first."""
+    rows = list(zip(*(one.responses for one in aligned.values()), strict=True))
+    differ = [row for row in rows if len({response.text for response in row}) > 1]
+    return [
+        (r.instruction.prompt, r.text, f"{name.upper()}: {r.reward:.2f} by the truth")
+        for row in differ[:prompts]
+        for name, r in zip(aligned, row, strict=True)
+    ]
 
 
 def picture_for_readme(run_folder: str, path: str) -> None:

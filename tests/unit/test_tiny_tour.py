@@ -13,7 +13,14 @@ from minillm.data import Tokenizer
 from minillm.evaluation.asking import Answer
 from minillm.finetuning import respond
 from minillm.model import GPT, GPTConfig
-from minillm.school import show, tiny_measure, tiny_pictures, tiny_sft
+from minillm.school import (
+    show,
+    tiny_align,
+    tiny_measure,
+    tiny_pictures,
+    tiny_reward,
+    tiny_sft,
+)
 from minillm.school.options import TINYWORLD, TourOptions, options_from
 from minillm.school.pipeline import Run
 from minillm.school.tiny_looks import GROUPS, TinyLook, by_rank
@@ -37,6 +44,14 @@ def few(monkeypatch):
     monkeypatch.setattr(tiny_measure, "NOBODY", 3)
     monkeypatch.setattr(tiny_measure, "by_rank", lambda lore: by_rank(lore, 2))
     monkeypatch.setattr("minillm.school.tiny_looks.FEW", 2)
+    monkeypatch.setattr(tiny_reward, "PAIRS", 40)
+    monkeypatch.setattr(tiny_reward, "JUDGED", 20)
+    for name, small in {"HELD_OUT": 12, "PROMPTS": 20, "VERDICTS": 20}.items():
+        monkeypatch.setattr(tiny_align, name, small)
+    for settings in (tiny_align.PPO, tiny_align.DPO, tiny_align.GRPO):
+        monkeypatch.setitem(settings, "steps", 2)
+    for settings in (tiny_align.PPO, tiny_align.GRPO):
+        monkeypatch.setitem(settings, "max_new_tokens", 4)
 
 
 @pytest.fixture
@@ -52,6 +67,10 @@ def test_the_tour_on_tinyworld_states_truth_beside_measurement_for_each_stage(do
         "measure",
         "sft",
         "respond",
+        "reward",
+        "ppo",
+        "dpo",
+        "grpo",
     }
     floor = float(rows["world", "floor (nats per token)"][0])
     truth, measured = rows["measure", "loss (nats per token)"]
@@ -60,7 +79,7 @@ def test_the_tour_on_tinyworld_states_truth_beside_measurement_for_each_stage(do
         if stage in ("measure", "respond"):
             assert rows[stage, metric][0], f"{metric} has no truth beside it"
     page = (done.folder / "report.html").read_text(encoding="utf-8")
-    assert page.count("data:image/png;base64,") == 5
+    assert page.count("data:image/png;base64,") == 6
     assert not re.findall(r'(?:src|href)="(?!data:)', page)
     assert "What the floor is" in page
 

@@ -42,7 +42,7 @@ class Reward:
         """
         trunk = load(replace(self.sft, seed=self.seed), progress)
         parts = (trunk.tokenizer, trunk.model, World(self.world).lore)
-        return reward_model(*parts, self.pairs), trunk.tokenizer
+        return reward_model(*parts, self.pairs, progress), trunk.tokenizer
 
     @staticmethod
     def blank(config: GPTConfig, tokenizer: Tokenizer) -> RewardModel:
