@@ -10,7 +10,6 @@ goes in scales columns.
 Source: Liu et al. 2022 (T-Few, arXiv:2205.05638), section 3.3.
 """
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -33,11 +32,7 @@ class IA3Linear(AdaptedLinear):
     def __init__(self, base: nn.Module, on_input: bool = False):
         super().__init__(base)
         size = base.in_features if on_input else base.out_features
-        # a new tensor, because the weight of a quantized base is none of numbers
-        device = next(base.parameters()).device
-        floats = base.weight.is_floating_point()
-        dtype = base.weight.dtype if floats else torch.float32
-        self.scale = nn.Parameter(torch.ones(size, device=device, dtype=dtype))
+        self.scale = nn.Parameter(base.weight.detach().new_ones(size))
         self.on_input = on_input
 
     def forward(self, x: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:

@@ -68,9 +68,8 @@ class LoRALinear(AdaptedLinear):
         super().__init__(base)
         self.rank, self.alpha, self.dropout = rank, alpha, dropout
         self.rank_stabilized = rank_stabilized
-        like = {"dtype": torch.float32, "device": next(base.parameters()).device}
-        if base.weight.is_floating_point():  # else it is quantized
-            like["dtype"] = base.weight.dtype
+        weight = base.weight  # of a quantized layer: made anew, in float32
+        like = {"dtype": weight.dtype, "device": weight.device}
         self.lora_A = nn.Parameter(torch.empty(rank, base.in_features, **like))
         self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank, **like))
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
