@@ -85,7 +85,7 @@ def docstring_lines(source: str) -> set[int]:
 def doing_lines(source: str) -> int:
     """The number of lines of code that are neither import nor head of a function.
 
-    >>> doing_lines('import os\\n\\n\\ndef f(\\n    x: int,\\n) -> int:\\n    return x\\n')
+    >>> doing_lines('import os\\ndef f(\\n    x: int,\\n) -> int:\\n    return x\\n')
     1
     """
     tree, heads = ast.parse(source), set()

@@ -206,9 +206,7 @@ def test_the_line_counter_counts_code_and_nothing_else():
 
 
 def test_imports_and_heads_do_nothing_and_decorators_and_bodies_do():
-    source = (
-        "from a import (\n    b,\n)\n\n\n@b\ndef f(\n    x: int,\n):\n    return x\n"
-    )
+    source = "from a import (\n    b,\n)\n@b\ndef f(\n    x: int,\n):\n    return x\n"
     assert lines.code_lines(source) == 8
     assert lines.doing_lines(source) == 2
     assert lines.doing_lines("class A:\n    x: int = 1\n") == 2
