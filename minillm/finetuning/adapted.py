@@ -1,0 +1,221 @@
+"""What all adapters of linear layers share: a frozen base, a place, a way to merge.
+
+Parameter-efficient fine-tuning freezes the model and puts something small beside,
+around or in front of its linear layers. For LoRA, DoRA and IA3 the sum of both is again
+a linear layer, so that what was learned can be folded into the weight: ``merge``. A
+merged layer costs at inference what the plain one did.
+
+    freeze everything, then replace the layers that are named, then train what is left
+
+In this order. Frozen after they were added, the adapters would be frozen, too; and an
+optimizer that was built before would go on moving the base.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from minillm.errors import require
+
+Targets = str | Sequence[str]
+ALL = "all"  # every linear layer of the blocks; the head is none of them
+
+
+class AdaptedLinear(nn.Module):
+    """A linear layer that stays as it is, and what is learned around it.
+
+    Subclasses say in ``merged`` what weight and bias the two are together.
+
+    Args:
+        base: the layer; its parameters are frozen here.
+    """
+
+    def __init__(self, base: nn.Module):
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        self.plain: tuple[Tensor, Tensor | None] | None = None  # what merging replaced
+
+    def merged(self) -> tuple[Float[Tensor, "out in"], Float[Tensor, " out"] | None]:
+        """Weight and bias of the plain layer that does the same."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Fold what was learned into the base; a copy of the base is kept.
+
+        Differs from PEFT: it keeps no copy and subtracts to unmerge, so that rounding
+        errors stay behind in the weight.
+
+        Raises:
+            ValueError: merged already; twice would count what was learned twice.
+        """
+        remedy = "unmerge first"
+        require(self.plain is None, "layer", "merged already", "unmerged", remedy)
+        weight, bias = self.merged()
+        self.plain = (self.base.weight.data, getattr(self.base.bias, "data", None))
+        self.base.weight.data = weight.to(self.base.weight.dtype)
+        if bias is not None:
+            self.base.bias.data = bias.to(self.base.bias.dtype)
+
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        """Put the base back, bit for bit.
+
+        Raises:
+            ValueError: nothing was merged.
+        """
+        remedy = "merge first"
+        require(self.plain is not None, "layer", "not merged", "merged", remedy)
+        self.base.weight.data, bias = self.plain
+        if bias is not None:
+            self.base.bias.data = bias
+        self.plain = None
+
+
+def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The linear layers that may be adapted, by name; adapters' own are left out.
+
+    >>> from minillm.model import GPT, GPTConfig
+    >>> model = GPT(GPTConfig(vocab_size=64, n_layer=1, n_head=2, n_embd=16))
+    >>> [name.split(".")[-1] for name in linear_layers(model)]   # and the head
+    ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj', ...]
+    """
+    adapted = tuple(n for n, m in model.named_modules() if isinstance(m, AdaptedLinear))
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if hasattr(module, "in_features")
+        and not name.startswith(tuple(n + "." for n in adapted))
+        and not isinstance(module, AdaptedLinear)
+    }
+
+
+def select_linears(model: nn.Module, targets: Targets) -> dict[str, nn.Module]:
+    """The linear layers whose names end in one of the targets.
+
+    Args:
+        model: a plain model, or one with adapted layers elsewhere.
+        targets: endings such as ``("q_proj", "v_proj")`` or ``"layers.0.mlp.up_proj"``,
+            or ``"all"`` for every one but the head.
+
+    Raises:
+        ValueError: a target that no layer has; the message lists what there is. The
+            head of a tied model, since the embedding would change with it.
+
+    >>> from minillm.model import GPT, GPTConfig
+    >>> model = GPT(GPTConfig(vocab_size=64, n_layer=2, n_head=2, n_embd=16))
+    >>> list(select_linears(model, "q_proj"))
+    ['layers.0.self_attn.q_proj', 'layers.1.self_attn.q_proj']
+    """
+    layers = linear_layers(model)
+    if targets == ALL:
+        found = {name: m for name, m in layers.items() if name != "lm_head"}
+        require(len(found) > 0, "model", "no linear layer", "one with some", "check it")
+        return found
+    endings = [targets] if isinstance(targets, str) else list(targets)
+    require(len(endings) > 0, "targets", targets, "at least one name", "or 'all'")
+    known = sorted({name.split(".")[-1] for name in layers})
+    for ending in endings:
+        some = any(_ends(name, ending) for name in layers)
+        need, remedy = f"among {known}", "the names of layers, or 'all'"
+        require(some, "targets", ending, need, remedy)
+    head, tied = "lm_head" in endings, getattr(model.config, "tied", False)
+    remedy = "leave it out, or build the model with tied=False"
+    require(not (head and tied), "targets", "a tied head", "an untied one", remedy)
+    return {
+        name: module
+        for name, module in layers.items()
+        if any(_ends(name, ending) for ending in endings)
+    }
+
+
+def _ends(name: str, ending: str) -> bool:
+    return name == ending or name.endswith("." + ending)
+
+
+def adapt(
+    model: nn.Module, targets: Targets, make: Callable[[nn.Module], nn.Module]
+) -> nn.Module:
+    """Freeze a model and put ``make(layer)`` in the place of each layer that is named.
+
+    Args:
+        model: changed in place; parameters of earlier adapters stay trainable.
+        targets: of ``select_linears``.
+        make: the adapted layer for a plain one.
+
+    Returns:
+        the model.
+
+    Raises:
+        ValueError: as ``select_linears``, or as ``make``; the model is then unchanged.
+    """
+    made = {n: make(layer) for n, layer in select_linears(model, targets).items()}
+    earlier = [m for m in model.modules() if isinstance(m, AdaptedLinear)]
+    learning = [p for m in earlier for p in m.parameters() if p.requires_grad]
+    model.requires_grad_(False)
+    for parameter in learning:
+        parameter.requires_grad_(True)
+    for name, layer in made.items():
+        put(model, name, layer)
+    return model
+
+
+def put(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Replace a module of a model by name."""
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)
+
+
+def adapted_layers(model: nn.Module) -> dict[str, AdaptedLinear]:
+    """The adapted layers of a model, by name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    modules = model.named_modules()
+    found = {name: m for name, m in modules if isinstance(m, AdaptedLinear)}
+    remedy = "apply_lora(model, ...) or another adapter first"
+    require(len(found) > 0, "model", "no adapted layer", "one with adapters", remedy)
+    return found
+
+
+def merge(model: nn.Module) -> nn.Module:
+    """Fold all adapters into their layers; ``unmerge`` undoes it, bit for bit."""
+    layers = adapted_layers(model).values()
+    free = all(layer.plain is None for layer in layers)
+    require(free, "model", "merged already", "unmerged", "unmerge first")
+    for layer in layers:
+        layer.merge()
+    return model
+
+
+def unmerge(model: nn.Module) -> nn.Module:
+    """Take all adapters out of their layers' weights again."""
+    for layer in adapted_layers(model).values():
+        layer.unmerge()
+    return model
+
+
+def unload(model: nn.Module) -> nn.Module:
+    """Merge, and put plain layers in the place of adapted ones: a model as before.
+
+    It can be saved, exported and adapted again; its parameters stay frozen.
+    """
+    for name, layer in adapted_layers(model).items():
+        if layer.plain is None:
+            layer.merge()
+        put(model, name, layer.base)
+    return model
+
+
+def count_trainable(model: nn.Module) -> tuple[int, int]:
+    """Parameters that are trained, and all of them.
+
+    >>> model = nn.Linear(3, 2).requires_grad_(False)
+    >>> count_trainable(model)
+    (0, 8)
+    """
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return sum(n for n, learns in sizes if learns), sum(n for n, _ in sizes)
