@@ -1,8 +1,10 @@
-"""The README's tables of findings, made from the committed results of the studies.
+"""Findings, made from the committed results of the studies.
 
-python studies/table.py
+python studies/table.py         one of each, for the main README
+python studies/table.py --all   all of them, for studies/README.md
 """
 
+import sys
 from statistics import fmean, stdev
 
 from minillm.school.studies import Study, load_study
@@ -14,6 +16,7 @@ from minillm.world.lore import PERSON
 from minillm.world.preferences import true_reward
 
 ARMS = ("1,200 steps", "2,000 steps")  # of the study of the tour
+PREFERRED = ("DPO, pairs from elsewhere", "pair_accuracy")
 
 
 def told(values: list[float], percent: bool = False) -> str:
@@ -228,13 +231,101 @@ def equal_tokens_table() -> str:
     return table(["held-out sums right", "before", *head, "CPU s"], rows)
 
 
-def tables() -> str:
-    """All of them, as they stand in the README."""
-    made = (tour_table(), optimizer_table(), recall_table(), objectives_table())
-    made += (closed_world_table(), family_table(), displacement_table())
-    made += (sums_table(), annotators_table())
-    return "\n\n".join(made)
+TABLES = {
+    "01_optimizers": optimizer_table,
+    "02_size_and_recall": recall_table,
+    "03_tour": tour_table,
+    "04_objectives": objectives_table,
+    "05_closed_world": closed_world_table,
+    "06_dpo_family": family_table,
+    "07_displacement": displacement_table,
+    "08_where_dpo_fails": sums_table,
+    "09_annotators": annotators_table,
+    "10_overoptimisation": overoptimisation_table,
+    "11_equal_tokens": equal_tokens_table,
+}
+HEAD = """# What was measured
+
+Each number is the mean of three seeds, ± their standard deviation. What a study
+compares and what it cannot say stands at the head of its script; the settings and every
+single run are in `results/`. This page is made by `python studies/table.py --all`.
+"""
+
+# One finding of each study: words, and the arm and measure whose number follows them.
+RAREST, BEST = ("recall by rank", "201-400"), "DPO, beta 0.1"
+FINDINGS = {
+    "01_optimizers": [
+        ("excess over the floor, nats a token: Muon", "Muon 0.01", "excess"),
+        (", AdamW at its best rate", "AdamW 0.005", "excess"),
+    ],
+    "02_size_and_recall": [
+        ("facts about the rarest people recalled: 32 wide", "32 wide", *RAREST),
+        (", 128 wide", "128 wide", *RAREST),
+    ],
+    "03_tour": [
+        ("excess over the floor after 1,200 steps", ARMS[0], "excess", "total"),
+        (", after 2,000", ARMS[1], "excess", "total"),
+        ("; confidence about nobody", ARMS[0], "confidence", "nobody"),
+    ],
+    "04_objectives": [
+        ("facts known with equal compute: next token", "causal", "chosen"),
+        (", masked tokens", "masked", "chosen"),
+    ],
+    "05_closed_world": [
+        ("KL to the best policy, nats: PPO", "PPO, beta 0.5", "gap"),
+        (", DPO", "DPO, beta 0.5", "gap"),
+        (", GRPO with k3 in its loss", "GRPO, KL in loss, beta 0.5", "gap"),
+    ],
+    "06_dpo_family": [
+        ("true reward: fine-tuned", "SFT", "reward"),
+        (", DPO on pairs from elsewhere", BEST, "reward"),
+        (", of which it orders rightly", BEST, "accuracy"),
+        (", online DPO", "online DPO", "reward"),
+    ],
+    "07_displacement": [
+        ("strangers refused before", "DPO", "right_before"),
+        (" and after DPO has preferred one of two like refusals", "DPO", "right"),
+    ],
+    "08_where_dpo_fails": [
+        ("sums right before", "DPO, pairs from elsewhere", "before"),
+        (" and after DPO on right sums", "DPO, pairs from elsewhere", "after"),
+        (", which it then prefers to wrong ones in", *PREFERRED),
+    ],
+    "09_annotators": [
+        ("the longer response is preferred after fair verdicts", "fair", "longer"),
+        (", after those of annotators who like length", "length-biased", "longer"),
+    ],
+}
+SHARES = {"recall by rank", "confidence", "chosen", "accuracy", "right_before", "right"}
+SHARES |= {"before", "after", "pair_accuracy", "longer"}
+
+
+def page() -> str:
+    """All tables, as ``studies/README.md`` holds them."""
+    parts = [HEAD]
+    for name, made in TABLES.items():
+        script = f"[`{name}.py`]({name}.py)"
+        parts.append(f"## {load_study(name).question}\n\n{script}\n\n{made()}\n")
+    return "\n".join(parts)
+
+
+def finding(name: str) -> str:
+    """What a study found, in a sentence."""
+    study = load_study(name)
+    return "".join(
+        f"{words} {told(of(study, arm, *path), path[0] in SHARES)}"
+        for words, arm, *path in FINDINGS[name]
+    )
+
+
+def summary() -> str:
+    """A finding of each study, as the main README tells them."""
+    rows = [
+        [f"[{load_study(name).question}](studies/{name}.py)", finding(name)]
+        for name in FINDINGS
+    ]
+    return table(["study", "found"], rows).replace("---:", "---")
 
 
 if __name__ == "__main__":
-    print(tables())
+    print(page() if "--all" in sys.argv[1:] else summary())

@@ -46,6 +46,13 @@ def test_the_readme_quotes_the_studies_as_they_were_measured():
     assert section("studies") == made.stdout.strip(), (
         "paste the output of `python studies/table.py`"
     )
+    made = subprocess.run(
+        [*script, "--all"], capture_output=True, text=True, check=True
+    )
+    page = (ROOT / "studies" / "README.md").read_text(encoding="utf-8")
+    assert page == made.stdout, (
+        "run `python studies/table.py --all > studies/README.md`"
+    )
 
 
 @pytest.mark.parametrize(
