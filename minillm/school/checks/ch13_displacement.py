@@ -78,9 +78,9 @@ FIX_DISPLACEMENT = Exercise(
     points=2,
     level=3,
     minutes=15,
-    task="Write fix_displacement(), which returns a Displacement: loss, beta, weight of "
-    "the NLL, and steps. The margin must grow by a nat without the chosen response or "
-    "the policy paying for it: outcome(run) must be true four times.",
+    task="Write fix_displacement(), which returns a Displacement: loss, beta, weight "
+    "of the NLL, and steps. The margin must grow by a nat without the chosen response "
+    "or the policy paying for it: outcome(run) must be true four times.",
     solution={"fix_displacement": fix_displacement},
     check=check,
     mutants={
@@ -93,10 +93,10 @@ FIX_DISPLACEMENT = Exercise(
         )
     },
     hints=(
-        "DPO sees a difference of two log-probs. What happens to it if both fall by the "
-        "same amount?",
-        "Add a term that falls only if the chosen response itself becomes likelier, and "
-        "give it a weight.",
+        "DPO sees a difference of two log-probs. What happens to it if both fall by "
+        "the same amount?",
+        "Add a term that falls only if the chosen response itself becomes likelier, "
+        "and give it a weight.",
         "Keep dpo with beta 0.5 and 100 steps; try nll = 0.05, 0.2 and 1 and print "
         "outcome(run) for each.",
     ),

@@ -80,8 +80,8 @@ DPO_LOSS = Exercise(
     level=1,
     minutes=15,
     task="Write dpo_loss(policy_chosen, policy_rejected, ref_chosen, ref_rejected, "
-    "beta): the loss of each pair, from summed log-probs. It must be finite for margins "
-    "of any size.",
+    "beta): the loss of each pair, from summed log-probs. It must be finite for "
+    "margins of any size.",
     solution={"dpo_loss": dpo_loss},
     check=agrees("dpo_loss", pairs, wrt=[0, 1]),
     mutants={

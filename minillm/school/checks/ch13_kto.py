@@ -83,8 +83,8 @@ KTO_LOSS = Exercise(
     level=2,
     minutes=20,
     task="Write kto_loss(policy, ref, desirable, kl, beta, desirable_weight=1.0, "
-    "undesirable_weight=1.0): the loss of each response, given summed log-probs, labels "
-    "and the reference point z0 = kl.",
+    "undesirable_weight=1.0): the loss of each response, given summed log-probs, "
+    "labels and the reference point z0 = kl.",
     solution={"kto_loss": kto_loss},
     check=agrees("kto_loss", thumbs, wrt=[0]),
     mutants={

@@ -71,8 +71,9 @@ ORPO_LOSS = Exercise(
     points=3,
     level=3,
     minutes=20,
-    task="Write orpo_loss(chosen, rejected, beta): the loss of each pair, from log-probs "
-    "per token. It must be exact where a response is nearly certain, also in float32.",
+    task="Write orpo_loss(chosen, rejected, beta): the loss of each pair, from "
+    "log-probs per token. It must be exact where a response is nearly certain, also in "
+    "float32.",
     solution={"orpo_loss": orpo_loss},
     check=agrees("orpo_loss", pairs, wrt=[0, 1]),
     mutants={

@@ -78,9 +78,10 @@ PADDED_LOGPROB = Exercise(
     points=2,
     level=2,
     minutes=10,
-    task="This response_logprobs(logits, tokens, prompt_lengths, lengths) gives another "
-    "answer when a longer row joins the batch. Rows are filled up with the id that also "
-    "ends a turn; lengths counts real tokens, the end of the turn included. Repair it.",
+    task="This response_logprobs(logits, tokens, prompt_lengths, lengths) gives "
+    "another answer when a longer row joins the batch. Rows are filled up with the id "
+    "that also ends a turn; lengths counts real tokens, the end of the turn included. "
+    "Repair it.",
     solution={"response_logprobs": response_logprobs},
     check=agrees("response_logprobs", batches, wrt=[0]),
     mutants={
@@ -93,7 +94,8 @@ PADDED_LOGPROB = Exercise(
         )
     },
     hints=(
-        "Print the tokens that are counted, for the shortest row. Where should it stop?",
+        "Print the tokens that are counted, for the shortest row. Where should it "
+        "stop?",
         "The mask knows where the response begins. By the id you cannot tell where it "
         "ends; by the length you can.",
         "response = (at >= prompt_lengths[:, None]) & (at < lengths[:, None]).",
