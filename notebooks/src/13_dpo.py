@@ -20,6 +20,7 @@
 # %% tags=["setup"]
 import copy
 import math
+from runpy import run_path
 
 import torch
 
@@ -36,7 +37,7 @@ from minillm.alignment.tabular import bradley_terry, expected_loss, minimise
 from minillm.model import GPT, GPTConfig
 from minillm.school import preferring, show
 from minillm.school.claims import claim
-from minillm.school.studies import load_study
+from minillm.school.studies import STUDIES, load_study
 from minillm.world import closed, menus, preferences, questions
 
 _ = torch.manual_seed(0)
@@ -50,8 +51,8 @@ _ = torch.manual_seed(0)
 # and we know what they do not: how good each response truly is.
 
 # %% tags=["pairs"]
-policy, trial = preferring.begin()
-data = preferring.judged(trial.lore, 960)
+policy, trial = preferring.begin(pairs=150)
+data = preferring.judged(trial.lore, 960, stream="train 0")
 for asked, verdict in data[:3]:
     truth = [
         preferences.true_reward(asked.question, text)
@@ -368,8 +369,9 @@ claim("I4", by_itself[-1].item())
 # Every ten steps we ask for the log-probs of pairs that are held out.
 
 # %% tags=["train-dpo"]
-study = load_study("06_dpo_family")
-arm, looks = "DPO, beta 0.1", []
+family, study = run_path(STUDIES / "06_dpo_family.py"), load_study("06_dpo_family")
+config = PreferConfig(steps=family["STEPS"], beta=0.1, lr=family["DPO_LR"])
+pairs, looks = trial.batches(data, seed=0), []
 
 
 def look():
@@ -378,13 +380,12 @@ def look():
     return {}
 
 
-setting = {name: study.settings[arm][name] for name in ("beta", "lr")}
-config = PreferConfig(steps=60, **setting)
-pairs = trial.batches(data)
 print(f"{len(data)} pairs, {config.steps} steps of {pairs.B}, beta {config.beta}")
 log = prefer(policy, trial.ref, pairs, config, progress=False, measure=look, every=10)
 _ = look()
-after = trial.said(policy)
+first, last = log.column("loss")[0], looks[-1]
+print(f"loss of the first step: {first:.4f}")
+print(f"held-out pairs in the annotators' order: over 65%: {last['agreement'] > 0.65}")
 
 # %% tags=["train-picture"]
 axes = show.figure("Both fall, and that is no bug", "steps", "change (nats)")
@@ -636,7 +637,39 @@ print(f"each pair is two responses to one prompt: {same_prompt}")
 # cannot be told from the demonstrations, and never above them.
 
 # %% [markdown]
-# TODO study 06
+# In the study, all members of the family begin with the zoo's fine-tuned model and take
+# equally many steps on equally many pairs, over three seeds. Each has a learning rate
+# that was chosen on another seed. Everything is measured on instructions that were held
+# out: the true reward of what the model says, how much of it is right, its length, how
+# far it went (KL), how often its implicit reward orders held-out pairs rightly
+# ("order"), and what became of the log-prob of chosen responses.
+
+# %% tags=["family"]
+names = ("reward", "right", "tokens", "kl", "accuracy", "chosen_change")
+heads = ("true reward", "right", "tokens", "KL", "order", "chosen")
+print(f"{'':15} {heads[0]:>11} " + "".join(f"{h:>8}" for h in heads[1:]))
+for arm in study.settings:
+    reward, *rest = (study.mean(arm, name) for name in names)
+    first = f"{reward:.2f} ± {study.spread(arm, 'reward'):.2f}"
+    right, tokens, kl, order, chosen = rest
+    line = f"{right:>8.0%}{tokens:>8.1f}{kl:>8.2f}{order:>8.0%}{chosen:>8.1f}"
+    print(f"{arm:15} {first:>11} {line}")
+
+# %% tags=["family-picture"]
+arms = [arm for arm in study.settings if arm != "SFT"]
+start = study.values("SFT", "reward")
+axes = show.figure("TITLE", "gain in true reward over fine-tuning", "", height=5)
+for place, arm in enumerate(reversed(arms)):
+    pairs_ = zip(study.values(arm, "reward"), start, strict=True)
+    gains = [after - before for after, before in pairs_]
+    own = arm.startswith(("online", "iterative", "SPIN"))
+    axes.plot(gains, [place] * 3, "o", color=show.OURS if own else show.RIVAL)
+axes.set_yticks(range(len(arms)), arms[::-1])
+axes.axvline(0, color=show.TRUTH, linestyle="--", linewidth=1.5)
+show.picture(axes)
+
+# %% [markdown]
+# *In the picture: TODO.*
 
 # %% [markdown]
 # ## 14. The chosen response may become rarer
@@ -695,7 +728,45 @@ for name, each in tries.items():
 # chosen response sees its level and leaves the road; too much of it is fine-tuning,
 # with hardly a word for anything else.
 #
-# TODO study 07
+# In a real model? The study compares two refusals, " I am sorry: I know nobody of that
+# name." and the same with " !!" at its end, where the zoo's model refuses one stranger
+# in four and makes things up otherwise.
+
+# %% tags=["displacement-study"]
+moved = load_study("07_displacement")
+print(f"{'':22} {'chosen':>8} {'rejected':>9} {'elsewhere':>10} {'refuses':>16}")
+for arm in moved.settings:
+    at_end = [
+        sum(x[-1] for x in moved.values(arm, name)) / 3
+        for name in ("chosen", "rejected", "elsewhere")
+    ]
+    refuses = f"{moved.mean(arm, 'right'):.0%} ± {moved.spread(arm, 'right'):.0%}"
+    line = f"{at_end[0]:>8.1f} {at_end[1]:>9.1f} {at_end[2]:>10.0%}"
+    print(f"{arm:22} {line} {refuses:>16}")
+print(f"{'before training':22} {'':29} {moved.mean('DPO', 'right_before'):>10.0%}")
+
+# %% tags=["displacement-study-picture"]
+axes = show.figure("TITLE", "steps", "mass of all other responses")
+steps = moved.values("DPO", "steps")[0]
+picked = ("DPO", "IPO", "DPO + NLL", "DPO, pairs of its own")
+for arm, color in zip(
+    picked, (show.OURS, "#3a9d6e", show.WARM, show.RIVAL), strict=True
+):
+    runs = torch.tensor(moved.values(arm, "elsewhere"))
+    axes.plot(steps, runs.mean(0), "o-", color=color)
+    axes.fill_between(steps, runs.amin(0), runs.amax(0), color=color, alpha=0.2, lw=0)
+axes.set(ylim=(0, 1.05), xlim=(0, steps[-1] * 1.4))
+ends = [
+    (sum(x[-1] for x in moved.values(arm, "elsewhere")) / 3, arm, color)
+    for arm, color in zip(
+        picked, (show.OURS, "#3a9d6e", show.WARM, show.RIVAL), strict=True
+    )
+]
+show.spread_labels(axes, steps[-1], ends)
+show.picture(axes)
+
+# %% [markdown]
+# *In the picture: TODO.*
 
 # %% [markdown]
 # ## 15. Too much of a good thing
@@ -757,7 +828,38 @@ show.picture(axes)
 # %% [markdown]
 # ## 17. Offline against online
 #
-# TODO study 05, 08
+# How much is lost by not sampling? First the easy case: a closed world with a small
+# transformer, pairs of the reference's own responses without end, so that everything is
+# covered. How far from the optimum do DPO, PPO and GRPO come to rest?
+
+# %% tags=["closed-world-study"]
+near = load_study("05_closed_world")
+print("KL from the optimum in nats, three seeds")
+print(f"{'':20}" + "".join(f"{f'beta {b:g}':>16}" for b in (0.3, 0.5, 1, 3)))
+for method in ("DPO", "PPO", "GRPO, KL in reward", "GRPO, KL in loss"):
+    found = []
+    for b in (0.3, 0.5, 1, 3):
+        arm = f"{method}, beta {b:g}"
+        found.append(f"{near.mean(arm, 'gap'):.4f} ± {near.spread(arm, 'gap'):.4f}")
+    print(f"{method:20}" + "".join(f"{x:>16}" for x in found))
+
+# %% [markdown]
+# TODO
+#
+# Now the hard case: a task. The zoo's base model gets about every third sum right; a
+# verifier knows which. All methods take equally many steps.
+
+# %% tags=["where-dpo-fails"]
+sums = load_study("08_where_dpo_fails")
+print(f"{'':27} {'before':>7} {'after':>14} {'order':>7} {'tokens sampled':>15}")
+for arm in sums.settings:
+    before, order = sums.mean(arm, "before"), sums.mean(arm, "pair_accuracy")
+    after = f"{sums.mean(arm, 'after'):.0%} ± {sums.spread(arm, 'after'):.0%}"
+    made = sums.mean(arm, "generated")
+    print(f"{arm:27} {before:>7.0%} {after:>14} {order:>7.0%} {made:>15,.0f}")
+
+# %% [markdown]
+# TODO
 
 # %% [markdown]
 # ## 18. Claims that no code of ours can decide
