@@ -50,6 +50,7 @@ from minillm.alignment.preference_losses import hinge_loss, ipo_loss, robust_dpo
 from minillm.alignment.reference_free import cpo_loss, orpo_loss, simpo_loss
 from minillm.model import GPT
 from minillm.school.preferring import Trial, begin, judged
+from minillm.school.studies import run_study
 from minillm.world.instructions import instructions
 
 QUESTION = "What do DPO and its relatives teach with equally many pairs?"
