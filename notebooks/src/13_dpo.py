@@ -754,8 +754,9 @@ for name, each in tries.items():
 # with hardly a word for anything else.
 #
 # In a real model? The study compares two refusals, " I am sorry: I know nobody of that
-# name." and the same with " !!" at its end, where the zoo's model refuses one stranger
-# in four and makes things up otherwise.
+# name." and the same with " !!" at its end. Both are right. The zoo's model refuses
+# about one stranger in four, and makes something up otherwise. Nobody in the training
+# pairs is among the strangers that it is asked about here.
 
 # %% tags=["displacement-study"]
 moved = load_study("07_displacement")
@@ -771,29 +772,38 @@ for arm in moved.settings:
 print(f"{'before training':22} {'':29} {moved.mean('DPO', 'right_before'):>10.0%}")
 
 # %% tags=["displacement-study-picture"]
-axes = show.figure("TITLE", "steps", "mass of all other responses")
-steps = moved.values("DPO", "steps")[0]
-picked = ("DPO", "IPO", "DPO + NLL", "DPO, pairs of its own")
-for arm, color in zip(
-    picked, (show.OURS, "#3a9d6e", show.WARM, show.RIVAL), strict=True
-):
+axes = show.figure(
+    "DPO on like pairs unlearns to refuse", "steps", "mass of all other responses"
+)
+steps, ends = moved.values("DPO", "steps")[0], []
+for arm, color in {
+    "DPO": show.OURS,
+    "IPO": "#8a6fd0",
+    "DPO-Positive": "#3a9d6e",
+    "DPO, pairs of its own": show.RIVAL,
+    "DPO + NLL": show.WARM,
+}.items():
     runs = torch.tensor(moved.values(arm, "elsewhere"))
-    axes.plot(steps, runs.mean(0), "o-", color=color)
+    axes.plot(steps, runs.mean(0), color=color)
     axes.fill_between(steps, runs.amin(0), runs.amax(0), color=color, alpha=0.2, lw=0)
-axes.set(ylim=(0, 1.05), xlim=(0, steps[-1] * 1.4))
-ends = [
-    (sum(x[-1] for x in moved.values(arm, "elsewhere")) / 3, arm, color)
-    for arm, color in zip(
-        picked, (show.OURS, "#3a9d6e", show.WARM, show.RIVAL), strict=True
-    )
-]
+    ends.append((runs.mean(0)[-1].item(), arm, color))
+axes.set(ylim=(0, 1.05), xlim=(0, steps[-1] * 1.5), xticks=steps)
 show.spread_labels(axes, steps[-1], ends)
 show.picture(axes)
 
 # %% [markdown]
-# *In the picture: TODO.*
-
-# %% [markdown]
+# *In the picture: the mass of responses that nobody compared, against steps; bands show
+# three seeds. It begins at three quarters. With DPO it rises to everything, with IPO it
+# stays, with the others it falls.*
+#
+# DPO prefers the better refusal in every pair, and refuses nobody any more: the mass
+# went to cities for people who do not exist. A larger beta and IPO do less harm, and no
+# good. What helps is to see the chosen response itself: its NLL, or a penalty where it
+# falls below the reference (DPO-Positive). "NLL alone" is fine-tuning on the chosen
+# responses, and does as well: it is the imitation that mends, not the preference. The
+# other way is to compare something else: responses that differ in what matters, or two
+# that the policy itself would give.
+#
 # ## 15. Too much of a good thing
 #
 # "DPO has no reward model, so there is nothing to hack." It has an implicit one,
@@ -848,28 +858,69 @@ show.picture(axes)
 # %% [markdown]
 # ## 16. Whose taste is it?
 #
-# TODO study 09
+# What if all verdicts come from one person, who has a taste? The study trains on the
+# same pairs, ordered by different annotators: fair ones; some who give a bonus for
+# every word; one for whom manners count four times as much and truth a quarter; five
+# with different tastes who take turns, and whose mean is the true reward; and some who
+# press the wrong button three times in ten. What is preferred afterwards, in held-out
+# pairs that differ in it: the longer response, the more polite one, the wrong one?
+
+# %% tags=["annotators"]
+taste = load_study("09_annotators")
+names = ("longer", "politer", "wrong")
+print(f"{'annotators':15}" + "".join(f"{name:>13}" for name in names), end="")
+print(f"{'true reward':>16}{'tokens':>8}")
+for arm in taste.settings:
+    cells = [
+        f"{taste.mean(arm, name):.0%} ± {taste.spread(arm, name):.0%}" for name in names
+    ]
+    reward = f"{taste.mean(arm, 'reward'):.2f} ± {taste.spread(arm, 'reward'):.2f}"
+    line = "".join(f"{cell:>13}" for cell in cells)
+    print(f"{arm:15}{line}{reward:>16}{taste.mean(arm, 'tokens'):>8.1f}")
+
+# %% tags=["annotators-picture"]
+axes = show.figure("TITLE", "share of held-out pairs", "", height=3.8)
+arms = [arm for arm in taste.settings if arm != "nobody"][::-1]
+for name, color, up in (
+    ("longer", show.WARM, 0.2),
+    ("politer", show.OURS, 0.0),
+    ("wrong", show.RIVAL, -0.2),
+):
+    for place, arm in enumerate(arms):
+        axes.plot(taste.values(arm, name), [place + up] * 3, "o", color=color)
+    at = taste.mean(arms[-1], name)
+    axes.text(at, len(arms) - 0.45, name, color=color, ha="center")
+axes.axvline(0.5, color=show.TRUTH, linestyle="--", linewidth=1.5)
+axes.set_yticks(range(len(arms)), arms)
+axes.set(ylim=(-0.5, len(arms) - 0.1))
+show.picture(axes)
+
+# %% [markdown]
+# *In the picture: TODO.*
 
 # %% [markdown]
 # ## 17. Offline against online
 #
-# How much is lost by not sampling? First the easy case: a closed world with a small
-# transformer, pairs of the reference's own responses without end, so that everything is
-# covered. How far from the optimum do DPO, PPO and GRPO come to rest?
+# How much is lost by not sampling? First the easy case: a closed world, a small
+# transformer, and pairs of the reference's own responses without end, so that
+# everything is covered. How far from the optimum do DPO, PPO and GRPO come to rest?
 
 # %% tags=["closed-world-study"]
-near = load_study("05_closed_world")
-print("KL from the optimum in nats, three seeds")
-print(f"{'':20}" + "".join(f"{f'beta {b:g}':>16}" for b in (0.3, 0.5, 1, 3)))
+near, at = load_study("05_closed_world"), (0.3, 0.5, 1, 3)
+print("KL from the optimum in nats, mean of three seeds (and standard deviation)")
+print(f"{'':20}" + "".join(f"{f'beta {b:g}':>15}" for b in at))
+begun = [f"{near.mean(f'DPO, beta {b:g}', 'start_gap'):.2f}" for b in at]
+print(f"{'the reference':20}" + "".join(f"{x:>15}" for x in begun))
 for method in ("DPO", "PPO", "GRPO, KL in reward", "GRPO, KL in loss"):
-    found = []
-    for b in (0.3, 0.5, 1, 3):
-        arm = f"{method}, beta {b:g}"
-        found.append(f"{near.mean(arm, 'gap'):.4f} ± {near.spread(arm, 'gap'):.4f}")
-    print(f"{method:20}" + "".join(f"{x:>16}" for x in found))
+    arms = [f"{method}, beta {b:g}" for b in at]
+    found = [f"{near.mean(x, 'gap'):.3f} ({near.spread(x, 'gap'):.3f})" for x in arms]
+    print(f"{method:20}" + "".join(f"{x:>15}" for x in found))
 
 # %% [markdown]
-# TODO
+# DPO, PPO, and GRPO with the KL in the reward all come to rest close to the optimum;
+# DPO a little less close than those that sample where the policy is. (GRPO with $k_3$
+# in the loss rests elsewhere, and not by accident: that gradient has another optimum;
+# see chapter 14.) So where everything is covered the shortcut leads to the goal.
 #
 # Now the hard case: a task. The zoo's base model gets about every third sum right; a
 # verifier knows which. All methods take equally many steps.
