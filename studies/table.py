@@ -121,9 +121,67 @@ def objectives_table() -> str:
     return table(["objective, equal compute", "targets a row", "facts known"], rows)
 
 
+def measured_table(name: str, first: str, columns: dict[str, tuple[str, bool]]) -> str:
+    """All arms of a study; a column has a measure, which may be a percentage."""
+    study = load_study(name)
+    rows = [
+        [arm, *(told(study.values(arm, m), percent) for m, percent in columns.values())]
+        for arm in study.settings
+    ]
+    return table([first, *columns], rows)
+
+
+def family_table() -> str:
+    """What losses on preferences teach: what is said, and what is preferred."""
+    columns = {
+        "true reward": ("reward", False),
+        "right": ("right", True),
+        "KL (nats)": ("kl", False),
+        "pairs from elsewhere in the true order": ("accuracy", True),
+        "their chosen responses (nats)": ("chosen_change", False),
+    }
+    return measured_table("06_dpo_family", "equally many pairs", columns)
+
+
+def displacement_table() -> str:
+    """Where the mass goes if two refusals are compared."""
+    columns = {
+        "chosen (nats)": ("chosen_change", False),
+        "rejected (nats)": ("rejected_change", False),
+        "refused before": ("right_before", True),
+        "refused after": ("right", True),
+    }
+    return measured_table("07_displacement", "pairs of two refusals", columns)
+
+
+def sums_table() -> str:
+    """What pairs and verified results teach about sums."""
+    columns = {
+        "right before": ("before", True),
+        "right after": ("after", True),
+        "pairs from elsewhere in order": ("pair_accuracy", True),
+        "pairs of its own in order": ("own_accuracy", True),
+    }
+    return measured_table("08_where_dpo_fails", "held-out sums", columns)
+
+
+def annotators_table() -> str:
+    """What DPO learns from whom."""
+    columns = {
+        "true reward": ("reward", False),
+        "tokens": ("tokens", False),
+        "agrees with them": ("agreement", True),
+        "true order": ("accuracy", True),
+        "prefers the longer": ("longer", True),
+        "prefers the wrong": ("wrong", True),
+    }
+    return measured_table("09_annotators", "DPO on verdicts of", columns)
+
+
 def tables() -> str:
     """All of them, as they stand in the README."""
     made = (tour_table(), optimizer_table(), recall_table(), objectives_table())
+    made += (family_table(), displacement_table(), sums_table(), annotators_table())
     return "\n\n".join(made)
 
 
