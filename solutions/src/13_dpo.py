@@ -250,6 +250,9 @@ for arm in family.settings:
     names = ("reward", "right", "kl", "accuracy")
     reward, right, kl, order = (family.mean(arm, name) for name in names)
     print(f"{arm:15} {reward:>11.2f} {right:>6.0%} {kl:>6.2f} {order:>6.0%}")
+start = family.mean("SFT", "reward")
+gains = (family.mean(arm, "reward") - start for arm in ("DPO, beta 0.1", "online DPO"))
+print("gain over SFT, DPO with a beta of 0.1 and online:", [f"{x:.2f}" for x in gains])
 
 # %% tags=["solution", "closed-world-study"]
 near = load_study("05_closed_world")
@@ -264,6 +267,21 @@ moved = load_study("07_displacement")
 print(f"refused before training: {moved.mean('DPO', 'right_before'):.0%}")
 for arm in ("DPO", "DPO + NLL", "DPO, pairs of its own"):
     print(f"refused after {arm}: {moved.mean(arm, 'right'):.0%}")
+
+# %% tags=["solution", "sums"]
+sums = load_study("08_where_dpo_fails")
+for arm in sums.settings:
+    before, after = (torch.tensor(sums.values(arm, x)) for x in ("before", "after"))
+    change, order = 100 * (after - before), sums.mean(arm, "pair_accuracy")
+    told = f"{change.mean().item():+.1f} ± {change.std().item():.1f} points"
+    print(f"{arm:26} order {order:.0%}, right results {told}")
+
+# %% tags=["solution", "annotators"]
+taste = load_study("09_annotators")
+for arm in taste.settings:
+    names = ("longer", "politer", "wrong")
+    told = [f"{name} {taste.mean(arm, name):.0%}" for name in names]
+    print(f"{arm:14} prefers {', '.join(told)}")
 
 # %% tags=["solution", "displaced"]
 before, *_, after = displace(Displacement()).exp()[:, 0].tolist()
@@ -373,7 +391,10 @@ print(f"KTO's pull at the reference, beta 0.1: {abs(pull.grad.item()):.3f}")
 # **Measured here.** Where pairs cover everything, both end near the optimum, PPO
 # nearer: 0.016 and 0.002 nats at a beta of 0.5 (cell `closed-world-study`). Where they
 # do not: trained to prefer one refusal over nearly the same one, the model refused
-# strangers less often, 0% after 27% (cell `refusals`). DUMMY-C8
+# strangers less often, 0% after 27% (cell `refusals`). And where they show what the
+# policy would not say: trained to prefer right sums to random numbers it orders 91% of
+# such pairs, and gives fewer right results, by 3.2 points, but the seeds differ by more
+# (cell `sums`).
 #
 # **Often said, and wrong.** "DPO cannot be hacked." It over-optimises its verdicts just
 # as well (question D). "DPO is more stable, therefore better": being stable says
@@ -528,7 +549,11 @@ print(f"KTO's pull at the reference, beta 0.1: {abs(pull.grad.item()):.3f}")
 # margin is pinned down where the policy is.
 
 # %% [markdown] tags=["answer-offline"]
-# DUMMY-H
+# **Measured here.** On sums (cell `sums`), offline DPO on right and wrong results that
+# the model itself gave before training loses 4.4 points of right results, with the same
+# sign in all seeds. Online DPO, with as many sampled tokens, loses none. On pairs from
+# elsewhere offline DPO gained 0.14 in true reward; online DPO gained 0.21 (cell
+# `family`).
 #
 # **Often said, and wrong.** "More pairs solve it." More pairs *of the same source* do
 # not cover where the policy goes. "Online is always better": with a judge that errs,
@@ -558,7 +583,11 @@ print(f"KTO's pull at the reference, beta 0.1: {abs(pull.grad.item()):.3f}")
 # that all share remain.
 
 # %% [markdown] tags=["answer-one-annotator"]
-# DUMMY-I
+# **Measured here.** DPO on verdicts of one for whom manners count four times as much
+# and truth a quarter (cell `annotators`): the politer response of a pair is preferred
+# in 94% of cases (fair annotators: 85%). Annotators who like length: the longer in 57%
+# (fair: 23%), and the wrong one in 31% (fair: 15%). Five with different tastes, whose
+# mean is the truth, teach what fair ones do.
 #
 # **Often said, and wrong.** "It becomes inconsistent." On the contrary: one person is
 # more consistent than many. "Take the majority of many": then a minority's taste is
