@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Is there a shortcut? The DPO family
+# # The DPO family: is there a shortcut?
 #
 # **After this you can** derive DPO on a whiteboard and write its loss from memory; say
 # what beta does and check it against an exact answer; read a log of DPO without taking
@@ -439,11 +439,12 @@ assert all(off)
 # ## 9. What it costs
 #
 # A weight that is trained with AdamW in mixed precision takes 16 bytes: itself and its
-# gradient in 16 bits, a copy in 32, and two moments in 32. A frozen copy takes 2. What
-# has to be in memory, for each weight?
+# gradient in half precision (2 each), a copy and two moments in full precision (4 each).
+# A frozen copy takes 2. What has to be in memory, for each weight?
 
 # %% tags=["memory"]
 TRAINED, FROZEN = 2 + 2 + 4 + 4 + 4, 2  # bytes for each weight
+print("a weight, its gradient, copy and two moments: 2 + 2 + 4 + 4 + 4 bytes\n")
 in_memory = {
     "SFT": TRAINED,
     "DPO, reference scored beforehand": TRAINED,

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Exercises: is there a shortcut? The DPO family
+# # Exercises: the DPO family, and whether it is a shortcut
 #
 # Eight exercises, easier ones first. Write your answer where a cell says `raise
 # NotImplementedError`, run it, then run the check below it. A check tells what is right
@@ -241,6 +241,7 @@ for beta in (10.0, 1.0, 0.1):
 # %% tags=["solution", "bytes"]
 trained, frozen = 2 + 2 + 4 + 4 + 4, 2
 dpo, ppo = trained + frozen, 2 * trained + 2 * frozen
+print(f"ln 2 = {math.log(2):.2f}")
 print(f"bytes a weight: SFT {trained}, DPO {dpo}, scored before {trained}, PPO {ppo}")
 
 # %% tags=["solution", "family"]
