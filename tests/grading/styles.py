@@ -210,4 +210,148 @@ STYLES = {
                             sizes=[6, 7, 8, 9, 10, 11, 12])
         """,
     },
+    "13.sequence_logprobs": {
+        "loops": """
+            import torch
+            def sequence_logprobs(z, ids, keep, average=False):
+                out = []
+                for b in range(len(ids)):
+                    said = [z[b, t - 1, ids[b, t]] - z[b, t - 1].logsumexp(0)
+                            for t in range(1, len(ids[b])) if keep[b, t]]
+                    out.append(sum(said) / (len(said) if average else 1))
+                return torch.stack(out)
+        """,
+        "float64 and a product": """
+            import torch
+            from torch.nn.functional import cross_entropy
+            def sequence_logprobs(logits, tokens, mask, average=False):
+                z = logits.double()[:, :-1].transpose(1, 2)
+                nats = cross_entropy(z, tokens[:, 1:], reduction="none")
+                m = mask[:, 1:].double()
+                n = m.sum(-1) if average else torch.ones(len(m))
+                return -(nats * m).sum(-1) / n
+        """,
+    },
+    "13.dpo_loss": {
+        "softplus": """
+            from torch.nn.functional import softplus
+            def dpo_loss(a, b, c, d, beta):
+                return softplus(-beta * (a - b - c + d))
+        """,
+        "two rewards, float64": """
+            import torch
+            def reward(policy, ref, beta): return beta * (policy - ref).double()
+            def dpo_loss(pi_chosen, pi_rejected, ref_chosen, ref_rejected, beta):
+                both = torch.stack([reward(pi_chosen, ref_chosen, beta),
+                                    reward(pi_rejected, ref_rejected, beta)])
+                return -both.log_softmax(0)[0]
+        """,
+    },
+    "13.simpo_loss": {
+        "pair by pair": """
+            from math import log1p
+            import torch
+            def simpo_loss(w, l, nw, nl, beta, gamma):
+                out = []
+                for i in range(len(w)):
+                    x = beta * w[i] / nw[i] - beta * l[i] / nl[i] - gamma
+                    out.append(torch.log1p(torch.exp(-x)))
+                return torch.stack(out)
+        """,
+        "float64": """
+            import torch
+            def simpo_loss(chosen, rejected, n, m, b, g):
+                ours, theirs = chosen.double().div(n), rejected.double().div(m)
+                return -torch.sigmoid(b * (ours - theirs) - g).log()
+        """,
+    },
+    "13.beta_and_kl": {
+        "torch": """
+            import torch
+            def beta_and_kl(params):
+                ref = torch.tensor(params["ref"], dtype=torch.float64).log()
+                r = torch.tensor(params["rewards"], dtype=torch.float64)
+                logp = (ref + r / params["beta"]).log_softmax(0)
+                p = logp.exp()
+                return {"kl": p @ (logp - ref), "reward": p @ r}
+        """,
+        "by the value of the optimum": """
+            import numpy as np
+            def beta_and_kl(given):
+                q, r, b = (np.array(given[k]) for k in ("ref", "rewards", "beta"))
+                w = q * np.exp(r / b)
+                reward = float((w / w.sum() * r).sum())
+                return {"reward": reward, "kl": reward / b - float(np.log(w.sum()))}
+        """,
+    },
+    "13.padded_logprob": {
+        "loops": """
+            import torch
+            def response_logprobs(logits, tokens, start, stop):
+                out = []
+                for b in range(len(tokens)):
+                    lp = logits[b].log_softmax(-1)
+                    out.append(sum(lp[t - 1, tokens[b, t]]
+                                   for t in range(int(start[b]), int(stop[b]))))
+                return torch.stack(out)
+        """,
+        "float64 and a cumulative sum": """
+            import torch
+            def response_logprobs(logits, tokens, prompt_lengths, lengths):
+                lp = logits.double().log_softmax(-1)[:, :-1]
+                lp = lp.gather(2, tokens[:, 1:].unsqueeze(2)).squeeze(2)
+                until = torch.cat([torch.zeros(len(lp), 1), lp], 1).cumsum(1)
+                row = torch.arange(len(lp))
+                return until[row, lengths - 1] - until[row, prompt_lengths - 1]
+        """,
+    },
+    "13.kto_loss": {
+        "one by one": """
+            import torch
+            def kto_loss(policy, ref, good, z0, beta, lam_d=1.0, lam_u=1.0):
+                out = []
+                for p, q, y in zip(policy, ref, good):
+                    v = beta * ((p - q - z0) if y else (z0 - (p - q)))
+                    out.append((lam_d if y else lam_u) * (1 - torch.sigmoid(v)))
+                return torch.stack(out)
+        """,
+        "a sign and float64": """
+            import torch
+            def kto_loss(policy, ref, desirable, kl, beta,
+                         desirable_weight=1.0, undesirable_weight=1.0):
+                s = 2 * desirable.double() - 1
+                w = torch.full_like(s, undesirable_weight)
+                w[desirable] = desirable_weight
+                return w / (1 + torch.exp(s * beta * (policy - ref - kl)))
+        """,
+    },
+    "13.orpo_loss": {
+        "float64 and the formula": """
+            import torch
+            def odds(logp):
+                p = logp.double().exp()
+                return p / (1 - p)
+            def orpo_loss(chosen, rejected, beta):
+                ratio = odds(chosen) / odds(rejected)
+                return -chosen.double() + beta * torch.log(1 + 1 / ratio)
+        """,
+        "expm1": """
+            from torch import expm1
+            from torch.nn.functional import softplus
+            def orpo_loss(c, r, lam):
+                z = c - (-expm1(c)).log() - r + (-expm1(r)).log()
+                return lam * softplus(-z) - c
+        """,
+    },
+    "13.fix_displacement": {
+        "another choice": """
+            from minillm.alignment.displacement import Displacement
+            def fix_displacement():
+                return Displacement("hinge", beta=0.5, nll=0.2, steps=60)
+        """,
+        "a plain dictionary": """
+            def fix_displacement():
+                return dict(loss="dpo", beta=0.4, nll=0.25, steps=90)
+        """,
+    },
 }

@@ -20,6 +20,10 @@ MUTANTS = [
     for e in EXERCISES.values()
     for mutant in e.all_mutants
 ]
+BROKEN = {  # the code to be repaired -> the mistake that it makes
+    "01.double_shift": "shifted twice",
+    "13.padded_logprob": "padding counts",
+}
 STYLED = [(id, style) for id, styles in STYLES.items() for style in styles]
 
 
@@ -121,7 +125,7 @@ def test_each_exercise_has_styles_mutants_and_hints_enough(id):
 def test_the_code_to_be_repaired_is_refused_with_a_name(id):
     asked = EXERCISES[id]
     result = judged(asked, {**asked.solution, **asked.start}, None)
-    assert result.score == 0 and [m.name for m in result.mistakes] == ["shifted twice"]
+    assert result.score == 0 and [m.name for m in result.mistakes] == [BROKEN[id]]
 
 
 @pytest.mark.parametrize("id", EXERCISES)

@@ -100,10 +100,13 @@ def test_an_unknown_claim_is_answered_with_the_known_ones():
         claim("A0", 1)
 
 
+OF_TWO = {"A7", "I1", "I5", "I7", "I11"}  # decided by two numbers
+
+
 @pytest.mark.parametrize("id_", list(all_claims()))
 def test_the_ledger_reads_what_a_claim_prints(id_, capsys):
     it = find(id_)
-    value = None if it.predicate in READ else (0.9, 0.1) if id_ == "A7" else 0.5
+    value = None if it.predicate in READ else (0.9, 0.1) if id_ in OF_TWO else 0.5
     claim(id_, value)
     text = capsys.readouterr().out
     (entry,) = entries_of(f"before\n{text}after\n", "01_why")
@@ -186,6 +189,26 @@ def test_claims_are_sentences_of_our_own(it):
         ("A11", 15e12 * 4.4 / 1e15, "refuted"),
         ("A12", 160_000, "refuted"),
         ("A12", 10_000_000_000, "holds"),
+        ("I1", (2.3, 0.02), "refuted"),
+        ("I1", (0.02, 2.3), "holds"),
+        ("I3", 0.4, "refuted"),
+        ("I3", 0.0, "holds"),
+        ("I4", math.log(2), "refuted"),
+        ("I4", 0.5, "holds"),
+        ("I5", (0.0, 0.025), "refuted"),
+        ("I5", (0.1, 0.025), "holds"),
+        ("I6", 0.025, "refuted"),
+        ("I6", -0.025, "holds"),
+        ("I7", (0.92, 1.39), "refuted"),
+        ("I7", (0.92, 0.92), "holds"),
+        ("I8", 2.0, "refuted"),
+        ("I8", 90.0, "holds"),
+        ("I10", 1.4, "refuted"),
+        ("I10", 1e-5, "holds"),
+        ("I11", (3.9, 3.1), "refuted"),
+        ("I11", (3.9, 3.9), "holds"),
+        ("H14", 18 / 16, "refuted"),
+        ("H14", 2.0, "holds"),
     ],
 )
 def test_each_claim_can_be_decided_either_way(id_, value, verdict):
