@@ -74,6 +74,7 @@ from minillm.evaluation.asking import accuracy, ask
 from minillm.finetuning import finetune
 from minillm.model import GPT
 from minillm.school import zoo
+from minillm.school.recipes.base import Base
 from minillm.school.studies import run_study
 from minillm.training import TrainConfig
 from minillm.world.questions import Question, arithmetic_question
@@ -259,7 +260,7 @@ def by_grpo(
 
 def run(seed: int, method: str, lr: float) -> dict:
     """Train one model, and measure it before and after."""
-    found = zoo.load("base", seed=seed, progress=False)
+    found = zoo.load(Base(), seed=seed, progress=False)
     model, known = found.model, Sums(frozen_copy(found.model), found.tokenizer)
     held_out, seen = sums(held_out=True), sums(held_out=False)[::4]
     dice = torch.Generator().manual_seed(seed)
@@ -289,5 +290,5 @@ def run(seed: int, method: str, lr: float) -> dict:
 
 if __name__ == "__main__":
     for seed in SEEDS:
-        zoo.load("base", seed=seed, progress=False)  # or the first run would pay for it
+        zoo.load(Base(), seed=seed, progress=False)  # or the first run would pay for it
     run_study(__file__, QUESTION, ARMS, SEEDS, run)

@@ -35,7 +35,6 @@ from torch import Tensor
 
 from minillm.alignment import PreferConfig, prefer
 from minillm.model import GPT
-from minillm.school import zoo
 from minillm.school.preferring import Trial, begin, judged
 from minillm.school.studies import run_study
 from minillm.world.preferences import FEATURES, WEIGHTS, Annotator, features
@@ -105,5 +104,5 @@ def run(seed: int, who: str = "") -> dict:
 
 if __name__ == "__main__":
     for seed in SEEDS:
-        zoo.load("sft", seed=seed, progress=False)  # or the first run would pay for it
+        begin(seed)  # trained here, or the first run would pay for it
     run_study(__file__, QUESTION, ARMS, SEEDS, run)

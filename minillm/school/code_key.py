@@ -23,8 +23,9 @@ from minillm.school.lines import docstring_lines
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
-# They keep results and decide none, so results do not grow old with them.
-KEEPERS = ("code_key", "findings", "lines", "machine", "studies")
+# They keep results and decide none, so results do not grow old with them. The zoo is
+# one of them: who loads a model names its recipe, and with it what it was made by.
+KEEPERS = ("code_key", "findings", "lines", "machine", "studies", "zoo")
 
 
 def code_key(path: str | Path) -> str:
@@ -35,8 +36,7 @@ def code_key(path: str | Path) -> str:
     """
     digest = hashlib.sha256(torch.__version__.split("+")[0].encode())
     recipe = Path(path).resolve()
-    keepers = {PACKAGE / "school" / f"{name}.py" for name in KEEPERS}
-    behind = modules_behind(recipe) - keepers - {recipe}
+    behind = modules_behind(recipe) - {recipe}
     named = {module.relative_to(PACKAGE).as_posix(): module for module in behind}
     for name, module in sorted((named | {"": recipe}).items()):
         digest.update(f"\0{name}\0{bare(module.read_text(encoding='utf-8'))}".encode())
@@ -46,14 +46,17 @@ def code_key(path: str | Path) -> str:
 def modules_behind(path: str | Path) -> set[Path]:
     """The recipe and every module of the package that it imports, however indirectly.
 
+    Keepers are not among them, nor what only they import.
+
     >>> sorted(path.name for path in modules_behind(PACKAGE / "files.py"))
     ['errors.py', 'files.py']
     """
     found: set[Path] = set()
+    keepers = {PACKAGE / "school" / f"{name}.py" for name in KEEPERS}
     left = [Path(path)]
     while left:
         module = left.pop()
-        if module not in found:
+        if module not in found | keepers:
             found.add(module)
             left += imported(module.read_text(encoding="utf-8"))
     return found

@@ -38,6 +38,7 @@ from minillm.alignment.preference_data import reference_logprobs
 from minillm.data import Encoded, Tokenizer
 from minillm.model import GPT
 from minillm.school import zoo
+from minillm.school.recipes.sft import Sft
 from minillm.world import preferences as world
 from minillm.world.asking import Dice, one_of
 from minillm.world.instructions import Instruction, instructions
@@ -187,7 +188,7 @@ def begin(seed: int = 0, asked: int = 512, pairs: int = 300) -> tuple[GPT, Trial
         seed: of the model; the trial asks all of them the same.
         asked, pairs: how many held-out instructions and pairs.
     """
-    found = zoo.load("sft", seed=seed, progress=False)
+    found = zoo.load(Sft(), seed=seed, progress=False)
     lore = found.world.lore
     questions = list(instructions(lore, asked, "trial", held_out=True))
     compared = judged(lore, pairs, stream="trial", held_out=True)

@@ -50,9 +50,7 @@ def test_the_readme_quotes_the_studies_as_they_were_measured():
         [*script, "--all"], capture_output=True, text=True, check=True
     )
     page = (ROOT / "studies" / "README.md").read_text(encoding="utf-8")
-    assert page == made.stdout, (
-        "run `python studies/table.py --all > studies/README.md`"
-    )
+    assert page == made.stdout, "write `python studies/table.py --all` to it"
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from minillm.data import Tokenizer
 from minillm.model import GPT, GPTConfig
 from minillm.school import preferring
 from minillm.school.preferring import Trial, begin, judged
+from minillm.school.recipes.sft import Sft
 from minillm.school.studies import STUDIES
 from minillm.world import World, WorldConfig
 from minillm.world.instructions import instructions, is_held_out
@@ -136,14 +137,14 @@ def test_what_is_learned_shows_in_the_trial():
 def test_a_trial_begins_with_the_model_of_the_zoo(monkeypatch):
     asked = []
 
-    def load(name, seed, progress):
-        asked.append((name, seed))
+    def load(recipe, seed, progress):
+        asked.append((recipe, seed))
         world = SimpleNamespace(lore=LORE)
         return SimpleNamespace(model=small(), tokenizer=TOKENIZER, world=world)
 
     monkeypatch.setattr(preferring.zoo, "load", load)
     model, on = begin(7, asked=3, pairs=5)
-    assert asked == [("sft", 7)] and (len(on.asked), len(on.pairs)) == (3, 5)
+    assert asked == [(Sft(), 7)] and (len(on.asked), len(on.pairs)) == (3, 5)
     assert on.ref is not model and on.ref.norm.weight.equal(model.norm.weight)
     assert all(is_held_out(LORE, each.question) for each in on.asked)
 
