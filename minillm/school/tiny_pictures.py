@@ -6,9 +6,9 @@ alternative text and its caption.
 
 from matplotlib.axes import Axes
 
+from minillm.alignment.held_out import Outcome
 from minillm.evaluation.asking import Answer, confidence, reliability
 from minillm.school import show
-from minillm.school.tiny_align import Aligned
 from minillm.school.tiny_looks import GROUPS
 from minillm.training import MetricsLog
 
@@ -115,7 +115,7 @@ def confidence_picture(
     return axes, alt
 
 
-def alignment_picture(found: dict[str, Aligned]) -> tuple[Axes, str]:
+def alignment_picture(found: dict[str, Outcome]) -> tuple[Axes, str]:
     """True reward against the reward model's: the assistant, and what became of it."""
     before = next(iter(found.values()))
     title = alignment_title({name.upper(): one.reward for name, one in found.items()})
