@@ -47,7 +47,7 @@ def teach_judge(run: Run, text: TinyText, assistant: GPT) -> RewardModel:
     lore = text.world.lore
     with run.stage("reward", f"{PAIRS:,} verdicts, a head on the assistant"):
         judge = reward_model(text.tokenizer, assistant, lore, PAIRS, progress=True)
-        verdicts = list(held_out_verdicts(lore, JUDGED))
+        verdicts = list(held_out_verdicts(lore, JUDGED, ANNOTATOR))
         found = evaluate_reward_model(judge, text.tokenizer, verdicts, ANNOTATOR)
     ceiling, agreed = f"{found.ceiling:.0%} at most", f"{found.agreement:.0%}"
     run.add("reward", "agrees with annotators", ceiling, agreed)
