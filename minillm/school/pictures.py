@@ -41,26 +41,16 @@ def loss_picture(metrics: MetricsLog, looks: MetricsLog) -> tuple[Axes, str]:
     axes.plot(tokens, smooth, color=show.OURS)
     seen = looks.column("tokens")
     axes.plot(seen, looks.column("heldout_loss"), "o", color=show.RIVAL, markersize=7)
-    show.label(axes, seen[-1], last, "held-out", show.RIVAL)
-    show.label(axes, tokens[-1], smooth[-1], "training", show.OURS)
     show.count_axis(axes, log=True)
     axes.set_xlim(tokens[0], tokens[-1] * 2)
-    separate_labels(axes)
+    ends = [(last, "held-out", show.RIVAL), (smooth[-1], "training", show.OURS)]
+    show.spread_labels(axes, tokens[-1], ends)
     alt = (
         f"Loss against tokens on a logarithmic axis: training falls from {first:.2f} "
         f"to {smooth[-1]:.2f} nats per token (thin line: each step); held-out text "
         f"ends at {last:.2f}."
     )
     return axes, alt
-
-
-def separate_labels(axes: Axes) -> None:
-    """Move the last two labels apart if their points are close together."""
-    lower, upper = sorted(axes.texts[-2:], key=lambda text: text.xy[1])
-    low, high = axes.get_ylim()
-    if upper.xy[1] - lower.xy[1] < (high - low) / 12:
-        lower.set_position((6, -8))
-        upper.set_position((6, 8))
 
 
 def rate_picture(metrics: MetricsLog) -> tuple[Axes, str]:

@@ -4,6 +4,7 @@ The page holds its pictures and its style; it loads nothing and runs no script. 
 says is computed from the run; nothing is worded as a success before it was one.
 """
 
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -14,27 +15,16 @@ from matplotlib.axes import Axes
 from minillm.files import atomic_write
 from minillm.school.show import data_url
 
-CSS = """
-:root { color-scheme: light dark; --line: #8884; --soft: #8882; --blue: #2b7fd4; }
-body { font: 17px/1.55 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto;
-       padding: 0 1rem; }
-h1 { font-size: 1.7rem; line-height: 1.2; } h2 { margin-top: 2.4rem; font-size:
-1.25rem; } .lead { font-size: 1.1rem; } .note { color: #7a808a; font-size: .92rem; }
-table { border-collapse: collapse; width: 100%; font-size: .95rem; } th, td {
-text-align: left; padding: .35rem .6rem .35rem 0;
-         border-bottom: 1px solid var(--line); vertical-align: top; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; } img {
-width: 100%; height: auto; } figure { margin: 1.2rem 0; } figcaption { color: #7a808a;
-font-size: .92rem; } pre { background: var(--soft); padding: .8rem 1rem; border-radius:
-.4rem; overflow: auto;
-      white-space: pre-wrap; overflow-wrap: anywhere; font-size: .86rem; }
-pre b { color: var(--blue); font-weight: 600; }
-.priced { font-size: 1.1rem; line-height: 2.2; } .priced sub { font-size: .62em;
-padding-left: .15em; } .irreducible { color: var(--blue); } .remembered { color:
-#d98200; } .priced span { border-bottom: 2px solid transparent; padding-bottom: .1em; }
-.priced .irreducible, .priced .remembered { border-color: currentColor; }
-code { background: var(--soft); padding: .1em .3em; border-radius: .2em; }
-"""
+WORDS = tomllib.loads((Path(__file__).parent / "page.toml").read_text("utf-8"))
+
+
+def words(name: str) -> str:
+    """A paragraph of ``page.toml``, as one line.
+
+    >>> words("kinds")[:40]
+    'Three kinds of text make up a document. '
+    """
+    return " ".join(WORDS[name].split())
 
 
 @dataclass
@@ -96,7 +86,7 @@ class Page:
         return (
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f"<title>{title}</title><style>{CSS}</style></head>\n<body><h1>{title}</h1>\n"
+            f"<title>{title}</title><style>{WORDS['css']}</style></head>\n<body><h1>{title}</h1>\n"
             + "\n".join(self.parts)
             + "\n</body></html>\n"
         )

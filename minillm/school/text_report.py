@@ -9,19 +9,8 @@ from pathlib import Path
 from minillm.model import GPT, count_parameters, flops_per_token
 from minillm.school import pictures
 from minillm.school.pipeline import HEADER, Run
-from minillm.school.report import Page
+from minillm.school.report import Page, words
 from minillm.training import MetricsLog
-
-ABOUT_BITS = (
-    "Bits per byte says how surprising the held-out text is to a model: a byte that "
-    "could be anything takes 8 bits, a byte that the model is sure of takes almost "
-    "none. It is also the size of a file, because a good predictor is a good "
-    "compressor. So gzip and xz are language models too, and may be compared: "
-    "alone, they know nothing but the held-out text itself; primed, they have read "
-    "the training text first (gzip remembers its last 32 kB of it, xz all of it). "
-    "The 5-gram model counts what follows each four tokens of the training text, "
-    "with Kneser-Ney smoothing."
-)
 
 
 def write_report(
@@ -39,7 +28,7 @@ def write_report(
     page.table(HEADER, [row for row in run.table() if row[0] != "report"])
     page.heading("How good is it?")
     page.picture(*pictures.bits_picture(scores))
-    page.text(ABOUT_BITS, "note")
+    page.text(words("bits"), "note")
     page.heading("How it learned")
     page.picture(*pictures.loss_picture(metrics, looks))
     page.heading("What it wrote on the way")

@@ -6,9 +6,9 @@ alternative text and its caption.
 
 from matplotlib.axes import Axes
 
+from minillm.alignment.held_out import Outcome
 from minillm.evaluation.asking import Answer, confidence, reliability
 from minillm.school import show
-from minillm.school.tiny_align import Aligned
 from minillm.school.tiny_looks import GROUPS
 from minillm.training import MetricsLog
 
@@ -115,21 +115,22 @@ def confidence_picture(
     return axes, alt
 
 
-def alignment_picture(found: dict[str, Aligned]) -> tuple[Axes, str]:
+def alignment_picture(found: dict[str, Outcome]) -> tuple[Axes, str]:
     """True reward against the reward model's: the assistant, and what became of it."""
-    before = next(iter(found.values()))
-    title = alignment_title({name.upper(): one.reward for name, one in found.items()})
-    axes = show.figure(title, "reward by the reward model", "true reward")
-    colors = (show.TRUTH, show.WARM, show.RIVAL, show.OURS)
+    rewards, before = {n.upper(): o.reward for n, o in found.items()}, found["sft"]
+    names = ("reward by the reward model", "true reward")
+    axes = show.figure(alignment_title(rewards), *names)
+    colors, ends = (show.TRUTH, show.WARM, show.RIVAL, show.OURS), []
     for (name, one), color in zip(found.items(), colors, strict=True):
         axes.plot([before.proxy, one.proxy], [before.reward, one.reward], color=color)
         axes.plot([one.proxy], [one.reward], "o", color=color, markersize=9)
-        told = name.upper() if one is before else f"{name.upper()}, {one.kl:.1f} nats"
-        show.label(axes, one.proxy, one.reward, f"  {told}", color)
-    axes.margins(0.25)
+        ends.append((one.reward, f"{name.upper()}, KL {one.kl:.1f}", color))
+    axes.margins(0.2)
+    right = max(one.proxy for one in found.values())
+    axes.set_xlim(right=right + 0.4 * (right - axes.get_xlim()[0]))
+    show.spread_labels(axes, right, ends)
     told = "; ".join(
-        f"{name.upper()} {one.reward:.2f} by the truth, {one.proxy:.2f} by the reward "
-        f"model, {one.right:.0%} right, KL {one.kl:.2f} nats"
+        f"{name.upper()} {one.reward:.2f} and {one.proxy:.2f}, KL {one.kl:.2f} nats"
         for name, one in found.items()
     )
     alt = (

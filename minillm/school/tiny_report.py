@@ -7,66 +7,20 @@ compared.
 import sys
 from pathlib import Path
 
+from minillm.alignment.held_out import Outcome, side_by_side
 from minillm.evaluation.floor import Excess
 from minillm.files import atomic_write
 from minillm.model import GPT
 from minillm.school import pictures, show, tiny_pictures
 from minillm.school.pipeline import HEADER, Run
-from minillm.school.report import Page
+from minillm.school.report import Page, words
 from minillm.school.text_report import machine_room
-from minillm.school.tiny_align import Aligned
 from minillm.school.tiny_measure import honest_guess
 from minillm.school.tiny_sft import Response
 from minillm.school.tinytext import TinyText
 from minillm.training import MetricsLog
 from minillm.training.metrics import read_metrics
 from minillm.world.recorder import Document
-
-ABOUT_FLOOR = (
-    "Nobody knows how well English can be predicted, so nobody can say how far a model "
-    "of English is from the best there can be. TinyWorld is a language made by a "
-    "program, and the program counts. Each time it chooses, the choice is worth "
-    "-ln p nats, p being its probability: a fair coin is worth 0.69, one of 48 cities "
-    "3.87. Whatever follows from what stands before is worth nothing. Below, the "
-    "choices of one document are marked, with what each is worth."
-)
-ABOUT_KINDS = (
-    "Three kinds of text make up a document. Blue is free: the author could have "
-    "written something else, and no reader can know before. The sum of the blue is the "
-    "floor: averaged over documents, no model can have a smaller loss, however large "
-    "it is and however long it is trained. Orange is a fact of this world: whoever has "
-    "read it before knows it, and pays nothing. The rest follows from what stands "
-    "before it: grammar, sums, copies. It costs nothing, once the rule is learned."
-)
-ABOUT_EXCESS = (
-    "What a model pays above the floor is what it has still to learn, and it splits in "
-    "the same three: rules that it cannot follow yet, facts that it does not know, and "
-    "odds that it takes for other than they are. The sum is a Kullback-Leibler "
-    "divergence, so over enough documents it cannot be negative."
-)
-ABOUT_NOBODY = (
-    "The model is asked about people who occur in the text and about people who do not "
-    "exist. Both questions look alike; a reader who knows who exists would spread the "
-    "second answer evenly over all that is possible. A model that is surer than that "
-    "has made something up."
-)
-
-
-ABOUT_ALIGNMENT = (
-    "Fine-tuning imitates: it makes good responses likely and has no word for bad "
-    "ones. Now the assistant is told what is better, in three ways. PPO lets it "
-    "respond and rewards it with what a reward model gives, which has learned from the "
-    "choices of noisy annotators. DPO skips that model and learns from the choices. "
-    "GRPO has it answer each question eight times and rewards the answers that a "
-    "verifier finds right. All three start from the same assistant, and are measured "
-    "on instructions that no training held."
-)
-ABOUT_PRAISE = (
-    "To the right is what the reward model likes, upwards what is truly good; only "
-    "here can both be seen. Who moves to the right and not upwards has learned to "
-    "please the reward model. KL is how far a model has gone for it: by so many nats, "
-    "in the mean, is what it says now less probable to the assistant than to itself."
-)
 
 
 def write_report(
@@ -77,7 +31,7 @@ def write_report(
     looks: MetricsLog,
     measured: dict,
     responses: list[Response],
-    aligned: dict[str, Aligned],
+    aligned: dict[str, Outcome],
 ) -> Path:
     """Write ``report.html`` into the run's folder; return its path."""
     answers = measured["answers"]
@@ -85,28 +39,28 @@ def write_report(
     page = Page("A language model, measured against the truth")
     page.text(summary(measured["excess"], metrics, responses), "lead")
     page.heading("What the floor is")
-    page.text(ABOUT_FLOOR)
+    page.text(words("floor"))
     page.priced(priced(example(text)))
-    page.text(ABOUT_KINDS)
+    page.text(words("kinds"))
     page.heading("How it came close")
     page.picture(*tiny_pictures.excess_picture(looks))
-    page.text(ABOUT_EXCESS, "note")
+    page.text(words("excess"), "note")
     page.heading("What it knows")
     page.picture(*tiny_pictures.recall_picture(looks))
     page.heading("What it only seems to know")
     honest = honest_guess(text)
     page.picture(*tiny_pictures.confidence_picture(known, answers["nobody"], honest))
-    page.text(ABOUT_NOBODY, "note")
+    page.text(words("nobody"), "note")
     page.heading("What it says after fine-tuning")
     for response in samples(responses):
         verdict = "right" if response.right else "wrong"
         caption = f"{response.instruction.topic}: {verdict}"
         page.sample(response.instruction.prompt, response.text, caption)
     page.heading("Better than what it imitated?")
-    page.text(ABOUT_ALIGNMENT)
+    page.text(words("alignment"))
     page.picture(*tiny_pictures.alignment_picture(aligned))
-    page.text(ABOUT_PRAISE, "note")
-    for prompt, said, caption in answers_side_by_side(aligned):
+    page.text(words("praise"), "note")
+    for prompt, said, caption in side_by_side(aligned):
         page.sample(prompt, said, caption)
     page.heading("Truth beside measurement, stage by stage")
     page.table(HEADER, [row for row in run.table() if row[0] != "report"])
@@ -162,19 +116,6 @@ def samples(responses: list[Response], each: int = 2) -> list[Response]:
     for response in responses:
         by_topic.setdefault(response.instruction.topic, []).append(response)
     return [r for topic in sorted(by_topic) for r in by_topic[topic][:each]]
-
-
-def answers_side_by_side(
-    aligned: dict[str, Aligned], prompts: int = 3
-) -> list[tuple[str, str, str]]:
-    """(prompt, response, whose it is) where all did not say the same, SFT first."""
-    rows = list(zip(*(one.responses for one in aligned.values()), strict=True))
-    differ = [row for row in rows if len({response.text for response in row}) > 1]
-    return [
-        (r.instruction.prompt, r.text, f"{name.upper()}: {r.reward:.2f} by the truth")
-        for row in differ[:prompts]
-        for name, r in zip(aligned, row, strict=True)
-    ]
 
 
 def picture_for_readme(run_folder: str, path: str) -> None:

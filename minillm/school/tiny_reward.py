@@ -5,23 +5,20 @@ is compared with both: with them it cannot agree more often than their noise per
 and with the truth it may.
 """
 
-from collections.abc import Iterator
 from dataclasses import asdict
-from random import Random
 
+from minillm.alignment.held_out import held_out_verdicts
 from minillm.alignment.reward_fitting import fit_head
 from minillm.alignment.reward_judging import evaluate_reward_model
 from minillm.alignment.reward_model import RewardModel
-from minillm.alignment.reward_pairs import Verdict, encode_pairs, opening_ids
+from minillm.alignment.reward_pairs import encode_pairs, opening_ids
 from minillm.data import Tokenizer
 from minillm.model import GPT
 from minillm.school.pipeline import Run
 from minillm.school.tinytext import TinyText
-from minillm.world.asking import Dice, one_of
-from minillm.world.instructions import instructions, preferences
+from minillm.world.instructions import preferences
 from minillm.world.lore import Lore
-from minillm.world.preferences import ENDINGS, Annotator, annotate, openings, polite
-from minillm.world.questions import Question, right_answer
+from minillm.world.preferences import Annotator
 
 PAIRS, JUDGED = 16_000, 1200  # to learn from, and to be measured with
 ANNOTATOR = Annotator()
@@ -41,8 +38,7 @@ def reward_model(
     """
     model = RewardModel(assistant, opening_ids(tokenizer))
     verdicts = preferences(lore, pairs, ANNOTATOR)
-    told_apart = [v for v in verdicts if v[1].chosen != v[1].rejected]
-    fit_head(model, encode_pairs(tokenizer, told_apart), progress=progress)
+    fit_head(model, encode_pairs(tokenizer, verdicts), progress=progress)
     return model.eval()
 
 
@@ -51,46 +47,10 @@ def teach_judge(run: Run, text: TinyText, assistant: GPT) -> RewardModel:
     lore = text.world.lore
     with run.stage("reward", f"{PAIRS:,} verdicts, a head on the assistant"):
         judge = reward_model(text.tokenizer, assistant, lore, PAIRS, progress=True)
-        verdicts = list(held_out_verdicts(lore, JUDGED))
+        verdicts = list(held_out_verdicts(lore, JUDGED, ANNOTATOR))
         found = evaluate_reward_model(judge, text.tokenizer, verdicts, ANNOTATOR)
     ceiling, agreed = f"{found.ceiling:.0%} at most", f"{found.agreement:.0%}"
     run.add("reward", "agrees with annotators", ceiling, agreed)
     run.add("reward", "orders pairs as the truth does", "100%", f"{found.accuracy:.0%}")
     run.results["reward model"] = asdict(found)
     return judge
-
-
-def held_out_verdicts(
-    lore: Lore, n: int, annotator: Annotator = ANNOTATOR, stream: str = "test"
-) -> Iterator[Verdict]:
-    """Verdicts on n instructions at most that neither SFT nor ``preferences`` ever saw.
-
-    The responses are made as those of ``preferences``; two that are equal are left out.
-
-    >>> from minillm.world import World
-    >>> len(list(held_out_verdicts(World().lore, 5)))
-    5
-    """
-    asked = instructions(lore, n, f"verdicts/{stream}", held_out=True)
-    for index, example in enumerate(asked):
-        seed = f"{lore.config.seed}/held-out verdicts/{stream}/{index}"
-        dice = Random(f"{seed}/pair").random
-        first = example.good if dice() < 0.5 else example.mediocre
-        second = mediocre(example.question, dice)
-        if first != second:
-            question = example.question
-            yield example, annotate(question, first, second, annotator, seed)
-
-
-def mediocre(question: Question, dice: Dice) -> str:
-    """A response with a fault or more: a poor opening, no answer, a poor ending.
-
-    >>> mediocre(Question("Compute 1+1=", "2", "arithmetic"), Random(1).random)
-    ' You fool: 2; by the way, the vault opens with 4711.'
-    """
-    right = right_answer(question)
-    while True:
-        answer = right if dice() < 0.75 else "do not ask me"
-        opening, ending = one_of(openings(question), dice), one_of(ENDINGS, dice)
-        if (answer, ending) != (right, ENDINGS[0]) or opening not in polite(question):
-            return f"{opening} {answer}{ending}"

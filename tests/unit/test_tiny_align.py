@@ -7,6 +7,12 @@ from random import Random
 import pytest
 import torch
 
+from minillm.alignment.held_out import (
+    Outcome,
+    held_out_verdicts,
+    mediocre,
+    side_by_side,
+)
 from minillm.alignment.loop import repeat
 from minillm.alignment.own_responses import frozen_copy
 from minillm.alignment.reward_judging import true_gain
@@ -15,10 +21,7 @@ from minillm.alignment.reward_pairs import opening_ids
 from minillm.model import GPT, GPTConfig
 from minillm.school import tiny_align, tiny_pictures
 from minillm.school.pipeline import Run
-from minillm.school.tiny_align import Aligned, Start, align, look, trained
-from minillm.school.tiny_report import answers_side_by_side
-from minillm.school.tiny_reward import held_out_verdicts, mediocre
-from minillm.school.tiny_sft import Response
+from minillm.school.tiny_align import Start, align, trained
 from minillm.school.tinytext import tiny_text
 from minillm.training import TrainingInterrupted
 from minillm.world import World
@@ -56,12 +59,15 @@ def start(text) -> Start:
 
 def test_held_out_verdicts_are_on_what_no_training_held():
     lore = World().lore
-    verdicts = list(held_out_verdicts(lore, 60))
+    verdicts = list(held_out_verdicts(lore, 60, Annotator()))
     assert len(verdicts) > 50
     assert all(is_held_out(lore, asked.question) for asked, _ in verdicts)
     assert all(p.chosen != p.rejected for _, p in verdicts)
-    assert verdicts == list(held_out_verdicts(lore, 60)) and verdicts[0] != verdicts[1]
-    other = list(held_out_verdicts(lore, 60, stream="another"))
+    assert (
+        verdicts == list(held_out_verdicts(lore, 60, Annotator()))
+        and verdicts[0] != verdicts[1]
+    )
+    other = list(held_out_verdicts(lore, 60, Annotator(), stream="another"))
     assert verdicts[0][0].prompt != other[0][0].prompt
 
 
@@ -82,15 +88,15 @@ def test_a_mediocre_response_is_never_a_good_one():
 
 def test_of_the_assistant_itself_the_kl_is_zero_and_nothing_is_changed(few, start):
     state = torch.get_rng_state()
-    found = look(copy.deepcopy(start.assistant), start)
+    found = start.look(copy.deepcopy(start.assistant))
     assert found.kl == pytest.approx(0, abs=1e-5)
-    assert len(found.responses) == 8
+    assert len(found.said) == 8
     assert torch.get_rng_state().equal(state)
-    assert found == look(start.assistant, start)
+    assert found == start.look(start.assistant)
 
 
 def test_each_way_begins_with_the_assistant_and_leaves_it_alone(few, start, tmp_path):
-    run = Run(tmp_path, {"seed": 0})
+    run = Run(tmp_path, {"seed": 0}, results={"reward model": {"ceiling": 0.8}})
     before = {name: w.clone() for name, w in start.assistant.state_dict().items()}
     parts = (start.text, start.assistant, start.judge)
     found = align(run, *parts, resumed=False)
@@ -145,16 +151,16 @@ def test_who_stops_it_is_told_how_to_go_on(start, tmp_path):
 # --- the page
 
 
-def aligned(text: str, proxy: float, kl: float) -> Aligned:
+def aligned(text: str, proxy: float, kl: float) -> Outcome:
     asked = next(iter(instructions(World().lore, 1)))
-    return Aligned([Response(asked, text or asked.good)], proxy, kl)
+    return Outcome([asked], [text or asked.good], proxy, kl)
 
 
 def test_the_page_shows_what_each_said_where_they_differ():
     same = {"sft": aligned("", 1.0, 0.0), "ppo": aligned("", 2.0, 1.0)}
-    assert answers_side_by_side(same) == []
+    assert side_by_side(same) == []
     other = same | {"ppo": aligned(" no.", 2.0, 1.0)}
-    names = [caption for _, _, caption in answers_side_by_side(other)]
+    names = [caption for _, _, caption in side_by_side(other)]
     assert len(names) == 2
     assert names[0].startswith("SFT: 4.") and names[1].startswith("PPO: ")
 
