@@ -18,8 +18,11 @@ hold means over WINDOW steps: ``proxy``, ``true``, ``kl`` to the start in nats p
 response, ``right``, the share of right answers, and ``length`` in tokens. For the
 ensemble ``proxy`` is the mean of the three, though PPO maximises the worst.
 
-What this cannot say: at which KL a reward model of another size, or with a trunk that
-is trained, too, would be found out.
+Of ``true_best`` a part is luck: it is the largest of twelve noisy means.
+
+What this cannot say: how much of the ensemble's help is its caution, and how much that
+it is three, for the mean of three was not tried; and at which KL a reward model of
+another size, or with a trunk that is trained, too, would be found out.
 """
 
 import copy

@@ -18,9 +18,10 @@ where that did not decide. The middle one was the best for all; with the largest
 fell below where they had begun. All take one step with each batch; the processor time
 of a step is not equal.
 
-What this cannot say: what happens at other sizes, group sizes or tasks, where the start
-is hardly ever right, or where tuning more than the rate would bring a method further;
-more steps with each batch might.
+What this cannot say: how much of PPO's lead is its critic, and how much that its batch
+holds more different sums; what happens at other sizes, group sizes or tasks, where the
+start is hardly ever right, or where tuning more than the rate would bring a method
+further; more steps with each batch might.
 """
 
 import contextlib
