@@ -38,7 +38,8 @@ def reward_model(
     """
     model = RewardModel(assistant, opening_ids(tokenizer))
     verdicts = preferences(lore, pairs, ANNOTATOR)
-    fit_head(model, encode_pairs(tokenizer, verdicts), progress=progress)
+    told_apart = [v for v in verdicts if v[1].chosen != v[1].rejected]
+    fit_head(model, encode_pairs(tokenizer, told_apart), progress=progress)
     return model.eval()
 
 
