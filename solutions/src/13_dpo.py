@@ -8,7 +8,7 @@
 #
 # The chapter is `notebooks/13_dpo.ipynb`.
 #
-# CPU 2 cores · ~10 s · < 1 GB
+# CPU 2 cores · ~5 s · < 1 GB
 
 # %% tags=["setup"]
 import math
