@@ -619,13 +619,13 @@ ratio, odds = (pair[0] - pair[1]).item(), log_odds_ratio(*pair).item()
 claim("I7", (ratio, odds))
 print("\nlog odds ratio of 0.9 to 0.6 and of 0.09 to 0.06, beside the log-ratio:")
 for p in ((0.9, 0.6), (0.09, 0.06)):
-    w, l = (torch.tensor([x]).log() for x in p)  # noqa: E741
-    print(f"   {log_odds_ratio(w, l).item():.2f} and {(w - l).item():.2f}")
+    good, bad = (torch.tensor([x]).log() for x in p)
+    print(f"   {log_odds_ratio(good, bad).item():.2f} and {(good - bad).item():.2f}")
 
 # %% [markdown]
 # Where probabilities are small, odds and probabilities are the same thing. Where the
-# model is sure, odds see far more, and the penalty on a rejected response that is
-# nearly as likely as the chosen one is larger.
+# model is sure they are not: between 0.9 and 0.6 lies a factor of six in odds, so among
+# fluent responses, whose tokens are all likely, a preference counts for more.
 #
 # Why per token? In DPO a long response is improbable for policy and reference alike,
 # and it cancels. Without a reference it does not: a sum prefers what is short, whatever
