@@ -338,7 +338,7 @@ batch = trial.batches(data, seed=0, B=8)[0]
 
 
 def follow(anchor, steps=6):
-    """Losses of some steps; anchor(model, step) gives the reference's log-probs."""
+    """Losses of some steps; anchor(policy's log-probs) gives the reference's."""
     model = copy.deepcopy(policy)
     optimizer, found = torch.optim.SGD(model.parameters(), lr=0.01), []
     for _ in range(steps):
@@ -439,12 +439,12 @@ assert all(off)
 # ## 9. What it costs
 #
 # A weight that is trained with AdamW in mixed precision takes 16 bytes: itself and its
-# gradient in half precision (2 each), a copy and two moments in full precision (4 each).
-# A frozen copy takes 2. What has to be in memory, for each weight?
+# gradient in half precision (2 each), a copy and two moments in full precision (4
+# each). A frozen copy takes 2. What has to be in memory, for each weight?
 
 # %% tags=["memory"]
 TRAINED, FROZEN = 2 + 2 + 4 + 4 + 4, 2  # bytes for each weight
-print("a weight, its gradient, copy and two moments: 2 + 2 + 4 + 4 + 4 bytes\n")
+print("weight, gradient, copy, two moments: 2 + 2 + 4 + 4 + 4 bytes\n")
 in_memory = {
     "SFT": TRAINED,
     "DPO, reference scored beforehand": TRAINED,
@@ -619,13 +619,13 @@ ratio, odds = (pair[0] - pair[1]).item(), log_odds_ratio(*pair).item()
 claim("I7", (ratio, odds))
 print("\nlog odds ratio of 0.9 to 0.6 and of 0.09 to 0.06, beside the log-ratio:")
 for p in ((0.9, 0.6), (0.09, 0.06)):
-    w, l = (torch.tensor([x]).log() for x in p)  # noqa: E741
-    print(f"   {log_odds_ratio(w, l).item():.2f} and {(w - l).item():.2f}")
+    good, bad = (torch.tensor([x]).log() for x in p)
+    print(f"   {log_odds_ratio(good, bad).item():.2f} and {(good - bad).item():.2f}")
 
 # %% [markdown]
 # Where probabilities are small, odds and probabilities are the same thing. Where the
-# model is sure, odds see far more, and the penalty on a rejected response that is
-# nearly as likely as the chosen one is larger.
+# model is sure they are not: between 0.9 and 0.6 lies a factor of six in odds, so among
+# fluent responses, whose tokens are all likely, a preference counts for more.
 #
 # Why per token? In DPO a long response is improbable for policy and reference alike,
 # and it cancels. Without a reference it does not: a sum prefers what is short, whatever
@@ -637,7 +637,7 @@ long, short = torch.tensor([-20 * 0.7]), torch.tensor([-5 * 1.2])  # sums, in na
 print(f"sums: the long one is preferred: {bool(long > short)}")
 print(f"means: the long one is preferred: {bool(long / 20 > short / 5)}")
 loss = simpo_loss(long / 20, short / 5, beta=2.0, gamma=0.5)
-won = 2 * (0.5 - 0.0)
+won = 2.0 * (long / 20 - short / 5).item()
 print(f"SimPO's loss where it wins by {won:.1f}, asked for 0.5: {loss.item():.2f}\n")
 claim("I9")
 
@@ -966,11 +966,11 @@ show.picture(axes)
 # - **Noise** teaches less, and differs from seed to seed. It has no direction.
 #
 # No log of training tells them apart: each policy agrees with its own annotators
-# ("agreement"), the length-biased one in 70% and the fair one in 74% of their verdicts.
-# And what is *said* differs less than what is preferred: the true rewards lie within
-# the spread, as pairs from elsewhere move speech so little. A taste even helps here,
-# because manners are part of the true reward. With a smaller beta, or with fresh pairs,
-# the leaning would be lived out (section 15).
+# ("agreement"), the length-biased one with 70% of their verdicts and the fair one with
+# 74%. And what is *said* differs less than what is preferred: the true rewards lie
+# within the spread, as pairs from elsewhere move speech so little. A taste even helps
+# here, because manners are part of the true reward. With a small beta a leaning is
+# lived out; section 15 shows exactly how far.
 #
 # This is not the usual lack of diversity. Where data are narrow, a model is bad at what
 # it has not seen. Here it is the *aim* that is narrow: the model is not ignorant of
@@ -1020,10 +1020,11 @@ for arm in sums.settings:
 # %% [markdown]
 # DPO on pairs from elsewhere orders 91% of the held-out pairs rightly, and its sums
 # become no better, in the mean worse: to know that 4 is wrong is not to say 17. On
-# wrong results of its own it loses 4.4 points, in all three seeds: soon the policy
-# gives other wrong results, and nobody has compared those. Fresh pairs, GRPO and
-# rejection sampling lose nothing; only the last gains in each seed. That is little:
-# sixty steps teach nobody to add. Chapter 14 gives the online methods more of them.
+# wrong results of its own it loses 4.4 points, with the same sign in all three seeds;
+# the likely reason (not measured here) is that it soon gives other wrong results, which
+# nobody has compared. Fresh pairs, GRPO and rejection sampling lose nothing; only the
+# last gains in each seed. That is little: sixty steps teach nobody to add. Chapter 14
+# gives the online methods more of them.
 #
 # So the shortcut is safe where pairs cover what the policy says, and is no way to find
 # what it does not say yet. One more difference: an offline run is a batch job. It can
@@ -1037,12 +1038,16 @@ for arm in sums.settings:
 
 # %% tags=["read-claims"]
 claim("I2")
+print()
 claim("I12")
+print()
 claim("I13")
+print()
 claim("I14")
 
 # %% tags=["more-read-claims"]
 claim("I16")
+print()
 claim("I17")
 
 # %% [markdown] tags=["what-comes-next"]

@@ -8,7 +8,7 @@
 #
 # The chapter is `notebooks/13_dpo.ipynb`.
 #
-# CPU 2 cores · ~10 s · < 1 GB
+# CPU 2 cores · ~5 s · < 1 GB
 
 # %% tags=["setup"]
 import math
@@ -650,10 +650,11 @@ print(f"KTO's pull at the reference, beta 0.1: {abs(pull.grad.item()):.3f}")
 # (Korbak et al. 2023).
 
 # %% [markdown] tags=["answer-after-dpo"]
-# **Measured here.** SPIN's limit can be derived: at the start of a round its expected
-# gradient is that of fine-tuning times $\beta/2$ (the chapter's section 13), so it ends
-# at the demonstrations. And thumbs suffice: at the reference KTO pulls with 0.025 on
-# each side at a beta of 0.1, where a clamped square would not pull at all.
+# **Measured here.** SPIN ends at the demonstrations: at the start of a round its
+# expected gradient is that of fine-tuning times $\beta/2$. In the study (cell `family`)
+# a model that was fine-tuned on them has a true reward of 3.78 before and after it. And
+# thumbs suffice: at the reference KTO pulls with 0.025 on each side at a beta of 0.1,
+# where a clamped square would not pull at all.
 #
 # **Often said, and wrong.** "The newest loss is the best." Differences between losses
 # are small beside those between data; most comparisons in papers tune one side more.
