@@ -999,7 +999,7 @@ for method in ("DPO", "PPO", "GRPO, KL in reward", "GRPO, KL in loss"):
 # DPO, PPO, and GRPO with the KL in the reward all come to rest close to the optimum;
 # DPO a little less close than those that sample where the policy is. (GRPO with $k_3$
 # in the loss rests elsewhere, and not by accident: that gradient has another optimum;
-# see chapter 14.) So where everything is covered the shortcut leads to the goal.
+# see chapter 15.) So where everything is covered the shortcut leads to the goal.
 #
 # Now a task, where little is covered. The zoo's base model gets fewer than one sum in
 # three right, and a verifier knows which. All methods take equally many steps. "Order"
@@ -1056,10 +1056,10 @@ claim("I17")
 # All of this began with a verdict on two responses. What if there is none?
 #
 # - **No pairs, but thumbs**: KTO, as above. No thumbs but outcomes (a passed test, a
-#   kept appointment): a verifier as judge, and with it online methods (chapter 14).
+#   kept appointment): a verifier as judge, and with it online methods (chapter 15).
 # - **Several aims at once**: helpful and harmless pull apart. One can mix rewards, or
 #   the weights of policies; a single margin hides who paid.
-# - **No people**: a model judges by written principles (chapter 15), or judges itself.
+# - **No people**: a model judges by written principles (chapter 14), or judges itself.
 #   Whatever the judge gets wrong, the policy finds.
 # - **Earlier**: put preferences into pre-training, for instance by a token that says
 #   how good the text is, on which one conditions later (Korbak et al. 2023).
@@ -1113,20 +1113,20 @@ claim("I17")
 # %% [markdown]
 # ## References
 #
-# - Rafailov et al. 2023, *Direct Preference Optimization*, arXiv 2305.18290.
+# - Rafailov et al. 2023, *Direct Preference Optimization*, arXiv:2305.18290.
 # - Azar et al. 2023, *A General Theoretical Paradigm to Understand Learning from Human
-#   Preferences* (IPO), arXiv 2310.12036. Mitchell 2023, *A note on DPO with noisy
-#   preferences*. Chowdhury et al. 2024, *Provably Robust DPO*, arXiv 2403.00409. Zhao
-#   et al. 2023, *SLiC-HF*, arXiv 2305.10425.
-# - Ethayarajh et al. 2024, *KTO*, arXiv 2402.01306. Hong et al. 2024, *ORPO*, arXiv
-#   2403.07691. Meng et al. 2024, *SimPO*, arXiv 2405.14734. Xu et al. 2024, *CPO*,
-#   arXiv 2401.08417. Chen et al. 2024, *SPIN*, arXiv 2401.01335.
-# - Xu et al. 2023, *Some things are more CRINGE than others* (iterative DPO), arXiv
-#   2312.16682. Guo et al. 2024, *Direct Language Model Alignment from Online AI
-#   Feedback*, arXiv 2402.04792.
-# - Razin et al. 2024, *Unintentional Unalignment*, arXiv 2410.08847. Pang et al. 2024,
-#   *Iterative Reasoning Preference Optimization*, arXiv 2404.19733. Pal et al. 2024,
-#   *Smaug* (DPO-Positive), arXiv 2402.13228.
+#   Preferences* (IPO), arXiv:2310.12036. Mitchell 2023, *A note on DPO with noisy
+#   preferences*. Chowdhury et al. 2024, *Provably Robust DPO*, arXiv:2403.00409. Zhao
+#   et al. 2023, *SLiC-HF*, arXiv:2305.10425.
+# - Ethayarajh et al. 2024, *KTO*, arXiv:2402.01306. Hong et al. 2024, *ORPO*,
+#   arXiv:2403.07691. Meng et al. 2024, *SimPO*, arXiv:2405.14734. Xu et al. 2024, *CPO*,
+#   arXiv:2401.08417. Chen et al. 2024, *SPIN*, arXiv:2401.01335.
+# - Xu et al. 2023, *Some things are more CRINGE than others* (iterative DPO),
+#   arXiv:2312.16682. Guo et al. 2024, *Direct Language Model Alignment from Online AI
+#   Feedback*, arXiv:2402.04792.
+# - Razin et al. 2024, *Unintentional Unalignment*, arXiv:2410.08847. Pang et al. 2024,
+#   *Iterative Reasoning Preference Optimization*, arXiv:2404.19733. Pal et al. 2024,
+#   *Smaug* (DPO-Positive), arXiv:2402.13228.
 # - Rafailov et al. 2024, *Scaling Laws for Reward Model Overoptimization in Direct
-#   Alignment Algorithms*, arXiv 2406.02900. Korbak et al. 2023, *Pretraining Language
-#   Models with Human Preferences*, arXiv 2302.08582.
+#   Alignment Algorithms*, arXiv:2406.02900. Korbak et al. 2023, *Pretraining Language
+#   Models with Human Preferences*, arXiv:2302.08582.
