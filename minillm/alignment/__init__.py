@@ -3,7 +3,7 @@
 Read in this order:
 
 - what all of it is made of: ``logprobs``, ``kl``, ``rollouts``, ``masked``;
-- a reward learned from choices: ``reward_model``, ``reward_pairs``,
+- a reward learned from choices: ``choices``, ``reward_model``, ``reward_pairs``,
   ``reward_training``, ``reward_judging``; then ``surprise``, ``reward_fitting``;
 - PPO: ``advantages``, ``surrogate``, ``ppo``, ``critic``, then ``loop``, ``ppo_loop``;
 - GRPO: ``groups``, ``grpo``, ``verifiers``, ``grpo_loop``;
@@ -14,6 +14,11 @@ Read in this order:
 """
 
 from minillm.alignment.advantages import gae, token_rewards
+from minillm.alignment.choices import (
+    bradley_terry_loss,
+    centring_loss,
+    pair_accuracy,
+)
 from minillm.alignment.constitution import critique, critique_and_revise
 from minillm.alignment.critic import Critic
 from minillm.alignment.dpo import dpo_loss, dpo_rewards, log_ratio_margin
@@ -55,13 +60,7 @@ from minillm.alignment.reward_judging import (
     ensemble_reward,
     evaluate_reward_model,
 )
-from minillm.alignment.reward_model import (
-    RewardModel,
-    bradley_terry_loss,
-    centring_loss,
-    last_token_index,
-    pair_accuracy,
-)
+from minillm.alignment.reward_model import RewardModel, last_token_index
 from minillm.alignment.reward_pairs import encode_pairs, opening_ids, ranking_to_pairs
 from minillm.alignment.reward_training import RewardConfig, train_reward_model
 from minillm.alignment.rollouts import Rollouts, sample_rollouts

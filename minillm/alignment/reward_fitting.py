@@ -24,7 +24,8 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from minillm.alignment.reward_model import RewardModel, bradley_terry_loss
+from minillm.alignment.choices import bradley_terry_loss
+from minillm.alignment.reward_model import RewardModel
 from minillm.alignment.reward_pairs import Pair, pad_right
 from minillm.errors import require, require_positive
 

@@ -23,7 +23,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from minillm.alignment.reward_model import RewardModel, pair_accuracy, require_pairs
+from minillm.alignment.choices import pair_accuracy, require_pairs
+from minillm.alignment.reward_model import RewardModel
 from minillm.alignment.reward_pairs import Pair, Verdict, encode_pairs, score_pairs
 from minillm.data.templates import CHATML, Template
 from minillm.data.tokenizer import Tokenizer

@@ -22,12 +22,12 @@ from dataclasses import dataclass
 
 import torch
 
-from minillm.alignment.reward_model import (
-    RewardModel,
+from minillm.alignment.choices import (
     bradley_terry_loss,
     centring_loss,
     pair_accuracy,
 )
+from minillm.alignment.reward_model import RewardModel
 from minillm.alignment.reward_pairs import Pair, score_pairs
 from minillm.errors import require, require_count, require_positive
 from minillm.training.metrics import MetricsLog

@@ -1,1 +1,18 @@
-"""Compression: the same model in fewer bits, or its abilities in a smaller one."""
+"""Compression: the same model in fewer bits, or its abilities in another one.
+
+Read ``codebooks`` and ``nf4`` (four bits a weight), ``linear`` (a layer that holds
+them), ``int8``; then ``uniform``, ``calibration``, ``gptq`` and ``awq`` (which code to
+take); ``distillation``, ``merging`` and ``thinning`` make one model of others.
+"""
+
+from minillm.compression.awq import awq
+from minillm.compression.calibration import Inputs, calibrate
+from minillm.compression.codebooks import FP4_LEVELS, NF4_LEVELS, nf4_levels
+from minillm.compression.distillation import gkd_loss, kd_loss
+from minillm.compression.gptq import gptq
+from minillm.compression.int8 import llm_int8_linear, quantize_int8
+from minillm.compression.linear import NF4Linear, held_bytes
+from minillm.compression.merging import slerp, soup, task_arithmetic
+from minillm.compression.nf4 import dequantize_nf4, quantize_nf4
+from minillm.compression.thinning import dare, ties
+from minillm.compression.uniform import Grid, quantize_rtn

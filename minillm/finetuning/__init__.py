@@ -1,9 +1,40 @@
-"""Fine-tuning: from a model that continues to one that responds.
+"""Fine-tuning: from a model that continues to one that responds, and cheaper ways.
 
-Read ``sft`` (what is trained), then ``respond`` (what came of it).
+Read ``sft`` (what is trained), then ``respond`` (what came of it). Then what is trained
+instead of the model: ``adapted`` (what such layers share), ``lora``, ``lora_state``,
+``adapter_files``, ``dora``, ``ia3``; ``bottleneck``, ``prefix``, ``prompts``, which
+cannot be merged; ``qlora``, on a base in four bits. ``forgetting`` is the price of all
+of it, and what can be done.
 """
 
+from minillm.finetuning.adapted import (
+    adapted_layers,
+    count_trainable,
+    merge,
+    unload,
+    unmerge,
+)
+from minillm.finetuning.adapter_files import load_lora, save_lora
+from minillm.finetuning.bottleneck import apply_adapters, fuse_adapters
+from minillm.finetuning.dora import DoRALinear
+from minillm.finetuning.forgetting import (
+    Replay,
+    anchor,
+    ewc,
+    fisher_information,
+    kl_to_base,
+    l2_sp,
+)
+from minillm.finetuning.ia3 import IA3Linear, apply_ia3
+from minillm.finetuning.lora import LoRALinear, apply_lora, lora_layers
+from minillm.finetuning.lora_state import compose_lora, load_lora_state, lora_state
+from minillm.finetuning.prefix import apply_prefix, freeze_prefix
+from minillm.finetuning.prompts import apply_prompt, freeze_prompt
+from minillm.finetuning.qlora import (
+    QLoRALinear,
+    apply_qlora,
+    loftq_start,
+    merged_floats,
+)
 from minillm.finetuning.respond import respond
 from minillm.finetuning.sft import finetune, sft_config, sft_examples
-
-__all__ = ["finetune", "respond", "sft_config", "sft_examples"]

@@ -1,9 +1,8 @@
 """What all adapters of linear layers share: a frozen base, a place, a way to merge.
 
-Parameter-efficient fine-tuning freezes the model and puts something small beside,
-around or in front of its linear layers. For LoRA, DoRA and IA3 the sum of both is again
-a linear layer, so that what was learned can be folded into the weight: ``merge``. A
-merged layer costs at inference what the plain one did.
+Parameter-efficient fine-tuning freezes the model and puts something small beside its
+linear layers. For LoRA, DoRA and IA3 the sum of both is again a linear layer, so what
+was learned can be folded into the weight: ``merge``. Then it costs nothing more.
 
     freeze everything, then replace the layers that are named, then train what is left
 
@@ -45,8 +44,7 @@ class AdaptedLinear(nn.Module):
     def merge(self) -> None:
         """Fold what was learned into the base; a copy of the base is kept.
 
-        Differs from PEFT: it keeps no copy and subtracts to unmerge, so that rounding
-        errors stay behind in the weight.
+        Differs from PEFT: it subtracts to unmerge, and rounding errors stay behind.
 
         Raises:
             ValueError: merged already; twice would count what was learned twice.
@@ -77,10 +75,8 @@ class AdaptedLinear(nn.Module):
 def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
     """The linear layers that may be adapted, by name; adapters' own are left out.
 
-    >>> from minillm.model import GPT, GPTConfig
-    >>> model = GPT(GPTConfig(vocab_size=64, n_layer=1, n_head=2, n_embd=16))
-    >>> [name.split(".")[-1] for name in linear_layers(model)]   # and the head
-    ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj', ...]
+    >>> list(linear_layers(nn.Sequential(nn.Linear(2, 2), nn.ReLU())))
+    ['0']
     """
     adapted = tuple(n for n, m in model.named_modules() if isinstance(m, AdaptedLinear))
     return {

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from minillm.compression.merging import task_arithmetic, ties
+from minillm.compression.merging import task_arithmetic
+from minillm.compression.thinning import ties
 
 merge_utils = pytest.importorskip("peft.utils.merge_utils")
 

@@ -5,13 +5,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from minillm.alignment.reward_model import (
-    RewardModel,
+from minillm.alignment.choices import (
     bradley_terry_loss,
     centring_loss,
-    last_token_index,
     pair_accuracy,
 )
+from minillm.alignment.reward_model import RewardModel, last_token_index
 from minillm.model import GPT, GPTConfig, export_huggingface
 
 transformers = pytest.importorskip("transformers")

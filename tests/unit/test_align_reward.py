@@ -6,6 +6,11 @@ from itertools import product
 import pytest
 import torch
 
+from minillm.alignment.choices import (
+    bradley_terry_loss,
+    centring_loss,
+    pair_accuracy,
+)
 from minillm.alignment.reward_fitting import fit_head
 from minillm.alignment.reward_judging import (
     choice_confidence,
@@ -13,13 +18,7 @@ from minillm.alignment.reward_judging import (
     evaluate_reward_model,
     true_gain,
 )
-from minillm.alignment.reward_model import (
-    RewardModel,
-    bradley_terry_loss,
-    centring_loss,
-    last_token_index,
-    pair_accuracy,
-)
+from minillm.alignment.reward_model import RewardModel, last_token_index
 from minillm.alignment.reward_pairs import (
     Pair,
     encode_pairs,

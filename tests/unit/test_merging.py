@@ -5,15 +5,8 @@ import math
 import pytest
 import torch
 
-from minillm.compression.merging import (
-    dare,
-    slerp,
-    soup,
-    task_arithmetic,
-    task_vector,
-    ties,
-    trim,
-)
+from minillm.compression.merging import slerp, soup, task_arithmetic, task_vector
+from minillm.compression.thinning import dare, ties, trim
 
 
 def state(seed, size=1.0):

@@ -288,7 +288,7 @@ def test_whoever_loads_a_model_for_a_study_names_its_recipe():
     # The zoo itself is no part of a key, so its words for recipes must not be used.
     for study in (ROOT / "studies").glob("[0-9]*.py"):
         for module in modules_behind(study):
-            text = module.read_text(encoding="utf-8")
+            text = bare(module.read_text(encoding="utf-8"))
             assert 'zoo.load("' not in text, f"{module.name}: load a recipe, Sft()"
 
 
