@@ -29,7 +29,6 @@ import copy
 from collections.abc import Sequence
 from functools import cache
 from statistics import fmean
-from types import SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -45,10 +44,12 @@ from minillm.data.examples import Examples
 from minillm.data.messages import conversation
 from minillm.finetuning import finetune, sft_config, sft_examples
 from minillm.model import GPT
+from minillm.school import zoo
 from minillm.school.recipes.reward import Reward
 from minillm.school.recipes.sft import Sft
 from minillm.school.studies import run_study
 from minillm.school.tiny_sft import RATES
+from minillm.school.zoo import ZooModel
 from minillm.world import World
 from minillm.world.instructions import Instruction, instructions
 from minillm.world.preferences import features, true_reward
@@ -67,11 +68,9 @@ ARMS = {
 
 
 @cache
-def load(recipe: Sft | Reward, progress: bool = False) -> SimpleNamespace:
-    """A model of a recipe, trained once for all runs. The zoo would do, but then this
-    study would grow old with every recipe that it gets."""
-    model, tokenizer = recipe.train(load, progress)
-    return SimpleNamespace(model=model.eval(), tokenizer=tokenizer)
+def load(recipe: Sft | Reward) -> ZooModel:
+    """A model of the zoo, read once for all runs."""
+    return zoo.load(recipe, progress=False)
 
 
 @cache

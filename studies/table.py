@@ -295,6 +295,18 @@ FINDINGS = {
         ("the longer response is preferred after fair verdicts", "fair", "longer"),
         (", after those of annotators who like length", "length-biased", "longer"),
     ],
+    "10_overoptimisation": [
+        ("true reward at first", "beta 0", "true_first"),
+        (", without a price of KL at last", "beta 0", "true_last"),
+        (", with one and an ensemble", "beta 0.1, the worst of three", "true_last"),
+    ],
+    "11_equal_tokens": [
+        ("new sums right before", "GRPO", "before"),
+        (", after 100,000 tokens: GRPO", "GRPO", "after"),
+        (", PPO", "PPO", "after"),
+        (", DPO", "DPO", "after"),
+        (", rejection sampling", "rejection sampling", "after"),
+    ],
 }
 SHARES = {"recall by rank", "confidence", "chosen", "accuracy", "right_before", "right"}
 SHARES |= {"before", "after", "pair_accuracy", "longer"}

@@ -1119,8 +1119,8 @@ claim("I17")
 #   preferences*. Chowdhury et al. 2024, *Provably Robust DPO*, arXiv:2403.00409. Zhao
 #   et al. 2023, *SLiC-HF*, arXiv:2305.10425.
 # - Ethayarajh et al. 2024, *KTO*, arXiv:2402.01306. Hong et al. 2024, *ORPO*,
-#   arXiv:2403.07691. Meng et al. 2024, *SimPO*, arXiv:2405.14734. Xu et al. 2024, *CPO*,
-#   arXiv:2401.08417. Chen et al. 2024, *SPIN*, arXiv:2401.01335.
+#   arXiv:2403.07691. Meng et al. 2024, *SimPO*, arXiv:2405.14734. Xu et al. 2024,
+#   *CPO*, arXiv:2401.08417. Chen et al. 2024, *SPIN*, arXiv:2401.01335.
 # - Xu et al. 2023, *Some things are more CRINGE than others* (iterative DPO),
 #   arXiv:2312.16682. Guo et al. 2024, *Direct Language Model Alignment from Online AI
 #   Feedback*, arXiv:2402.04792.

@@ -617,8 +617,8 @@ print(f"KTO's pull at the reference, beta 0.1: {abs(pull.grad.item()):.3f}")
 
 # %% [markdown] tags=["answer-beta"]
 # **Measured here.** In the closed world the KL falls from 2.278 nats at a beta of 0.1
-# to 0.034 at 5 (cell `closed-world`). With annotators who like length, the true reward is
-# best near a beta of 1 and worse on both sides (cell `over-optimised`).
+# to 0.034 at 5 (cell `closed-world`). With annotators who like length, the true reward
+# is best near a beta of 1 and worse on both sides (cell `over-optimised`).
 #
 # With a small transformer and few pairs the middle is best, too: a true reward of 3.88
 # at 0.03, 3.92 at 0.1 and 3.84 at 1 (cell `family`), but the spread of the seeds is as
