@@ -76,10 +76,8 @@ def nf4_row() -> tuple[str, str]:
     loop = found["a 32nd of it"]["block by block"]["ratio"]
     told = f"to codes {rival:.2f} times as fast as bitsandbytes; back {indexing:.1f} "
     told += f"times as fast as indexing, {loop:.0f} times as block by block; "
-    return (
-        "16 million weights to NF4",
-        told + f"{found['bytes_per_weight']:.3f} bytes each",
-    )
+    told += f"{found['bytes_per_weight']:.3f} bytes a weight"
+    return "16 million weights to NF4", told
 
 
 def table() -> str:
