@@ -51,17 +51,8 @@ def write_report(
     honest = honest_guess(text)
     page.picture(*tiny_pictures.confidence_picture(known, answers["nobody"], honest))
     page.text(words("nobody"), "note")
-    page.heading("What it says after fine-tuning")
-    for response in samples(responses):
-        verdict = "right" if response.right else "wrong"
-        caption = f"{response.instruction.topic}: {verdict}"
-        page.sample(response.instruction.prompt, response.text, caption)
-    page.heading("Better than what it imitated?")
-    page.text(words("alignment"))
-    page.picture(*tiny_pictures.alignment_picture(aligned))
-    page.text(words("praise"), "note")
-    for prompt, said, caption in side_by_side(aligned):
-        page.sample(prompt, said, caption)
+    responded(page, responses)
+    compared(page, aligned)
     page.heading("Truth beside measurement, stage by stage")
     page.table(HEADER, [row for row in run.table() if row[0] != "report"])
     page.heading("Behind the scenes")
@@ -69,6 +60,25 @@ def write_report(
     page.picture(*pictures.gradient_picture(metrics))
     page.text(machine_room(model, metrics, model.config.context), "note")
     return page.write(run.folder / "report.html")
+
+
+def responded(page: Page, responses: list[Response]) -> None:
+    """What the fine-tuned model says, right or wrong as it comes."""
+    page.heading("What it says after fine-tuning")
+    for response in samples(responses):
+        verdict = "right" if response.right else "wrong"
+        caption = f"{response.instruction.topic}: {verdict}"
+        page.sample(response.instruction.prompt, response.text, caption)
+
+
+def compared(page: Page, aligned: dict[str, Outcome]) -> None:
+    """What became of it by PPO, DPO and GRPO."""
+    page.heading("Better than what it imitated?")
+    page.text(words("alignment"))
+    page.picture(*tiny_pictures.alignment_picture(aligned))
+    page.text(words("praise"), "note")
+    for prompt, said, caption in side_by_side(aligned):
+        page.sample(prompt, said, caption)
 
 
 def summary(excess: Excess, metrics: MetricsLog, responses: list[Response]) -> str:

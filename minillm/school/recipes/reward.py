@@ -16,7 +16,9 @@ SFT = Sft()
 
 @dataclass(frozen=True)
 class Reward:
-    """What the reward model has learned from; the settings are those of the tour.
+    """What the reward model has learned from; the settings are those of the tour, but
+    that annotators were not asked about refusals where there is an answer: what PPO
+    makes of that gap is a lesson of its own.
 
     Args:
         sft: the recipe of its trunk, which gets the same seed and stays as it is.
