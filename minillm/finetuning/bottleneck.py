@@ -27,7 +27,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from minillm.errors import require, require_count, require_one_of
-from minillm.finetuning.adapted import put
+from minillm.finetuning.targets import put
 
 PLACES = ("self_attn", "mlp")
 

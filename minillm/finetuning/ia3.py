@@ -13,7 +13,8 @@ Source: Liu et al. 2022 (T-Few, arXiv:2205.05638), section 3.3.
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from minillm.finetuning.adapted import AdaptedLinear, Targets, adapt, select_linears
+from minillm.finetuning.adapted import AdaptedLinear, adapt
+from minillm.finetuning.targets import Targets, select_linears
 
 
 class IA3Linear(AdaptedLinear):

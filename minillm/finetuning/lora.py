@@ -26,7 +26,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from minillm.errors import require, require_count, require_positive
-from minillm.finetuning.adapted import AdaptedLinear, Targets, adapt, adapted_layers
+from minillm.finetuning.adapted import AdaptedLinear, adapt, adapted_layers
+from minillm.finetuning.targets import Targets
 
 
 class LoRALinear(AdaptedLinear):

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from minillm.errors import differences, require
 from minillm.files import shapes
-from minillm.finetuning.adapted import put
 from minillm.finetuning.lora import LoRALinear, lora_layers
+from minillm.finetuning.targets import put
 
 State = dict[str, Tensor]
 

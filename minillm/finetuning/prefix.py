@@ -26,7 +26,7 @@ from jaxtyping import Bool, Complex, Float
 from torch import Tensor, nn
 
 from minillm.errors import require, require_count
-from minillm.finetuning.adapted import put
+from minillm.finetuning.targets import put
 from minillm.model.attention import Attention, KVCache, apply_rope
 
 

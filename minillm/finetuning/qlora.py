@@ -31,8 +31,8 @@ from torch import Tensor, nn
 from minillm.compression.linear import NF4Linear
 from minillm.compression.nf4 import dequantize_nf4, quantize_nf4
 from minillm.errors import require, require_count
-from minillm.finetuning.adapted import Targets, put, select_linears
 from minillm.finetuning.lora import LoRALinear
+from minillm.finetuning.targets import Targets, put, select_linears
 
 
 class QLoRALinear(LoRALinear):

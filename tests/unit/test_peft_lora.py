@@ -10,7 +10,6 @@ from minillm.finetuning.adapted import (
     adapt,
     count_trainable,
     merge,
-    select_linears,
     unload,
     unmerge,
 )
@@ -19,6 +18,7 @@ from minillm.finetuning.dora import DoRALinear
 from minillm.finetuning.ia3 import IA3Linear, apply_ia3
 from minillm.finetuning.lora import LoRALinear, apply_lora, lora_layers
 from minillm.finetuning.lora_state import compose_lora, load_lora_state, lora_state
+from minillm.finetuning.targets import select_linears
 from minillm.model import GPT, GPTConfig
 from minillm.training import next_token_loss
 
