@@ -12,7 +12,7 @@
 # `minillm/evaluation/perplexity.py`, `floor.py` and `asking.py`. Exercises:
 # `exercises/01_next_token_prediction.ipynb`.
 #
-# CPU 2 cores · ~45 s · < 1 GB (and once about two minutes to train the models that
+# CPU 2 cores · ~50 s · < 1 GB (and once about two minutes to train the models that
 # several chapters share)
 
 # %% tags=["setup"]

@@ -1099,8 +1099,9 @@ claim("I17")
 # ## Exercises
 #
 # In `exercises/13_dpo.ipynb`, in this order: the log-prob of a response; the loss of
-# DPO; SimPO; how far the optimum goes for a given beta; a log-prob that depends on the
-# width of the batch, to be repaired; KTO; ORPO; likelihood displacement, to be mended.
+# DPO; SimPO; IPO; how far the optimum goes for a given beta; what a fresh pair costs; a
+# log-prob that depends on the width of the batch, to be repaired; KTO; ORPO; likelihood
+# displacement, to be mended.
 #
 # ## Interview questions
 #

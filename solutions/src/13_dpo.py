@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Exercises: the DPO family, and whether it is a shortcut
 #
-# Eight exercises, easier ones first. Write your answer where a cell says `raise
+# Ten exercises, easier ones first. Write your answer where a cell says `raise
 # NotImplementedError`, run it, then run the check below it. A check tells what is right
 # and what is wrong, and it knows the usual mistakes. It costs nothing to ask:
 # `hint("13.dpo_loss", 1)` prints the first of three hints.
@@ -88,7 +88,25 @@ def simpo_loss(chosen, rejected, chosen_lengths, rejected_lengths, beta, gamma):
 check("13.simpo_loss", simpo_loss)
 
 # %% [markdown]
-# ## 4. How far does the best policy go? (derive, about fifteen minutes)
+# ## 4. IPO (implement, about ten minutes)
+#
+# From summed log-probs, the loss of each pair: smallest, and zero, where the margin of
+# the log-ratios is $1/(2\beta)$. What does it do to a margin that is too large?
+
+
+# %% tags=["ex-ipo-loss"]
+def ipo_loss(policy_chosen, policy_rejected, ref_chosen, ref_rejected, beta):
+    # --- solution
+    margin = (policy_chosen - policy_rejected) - (ref_chosen - ref_rejected)
+    return (margin - 1 / (2 * beta)) ** 2
+    # --- end of solution
+
+
+# %%
+check("13.ipo_loss", ipo_loss)
+
+# %% [markdown]
+# ## 5. How far does the best policy go? (derive, about fifteen minutes)
 #
 # Four responses have reference probabilities and rewards. Return the `kl` to the
 # reference, in nats, and the expected `reward` of the policy that maximises
@@ -124,7 +142,31 @@ for beta in (0.02, 1e6):
 print(f"-ln of the best response's share: {-math.log(given['ref'][best]):.2f}")
 
 # %% [markdown]
-# ## 5. A log-prob that depends on its neighbours (debug, about ten minutes)
+# ## 6. What does a fresh pair cost? (derive, about fifteen minutes)
+#
+# A step of online DPO samples some responses to each of its prompts. A verifier says of
+# each whether it is right, which it is with probability `right`. A prompt gives one
+# pair if it has a right and a wrong response. Return the expected number of `pairs` in
+# a step, and the `tokens` that the step generates for each. When is a pair dearest?
+
+# %%
+print(params("13.fresh_pairs"))
+
+
+# %% tags=["ex-fresh-pairs"]
+def fresh_pairs(params):
+    P, K, p = params["prompts"], params["responses"], params["right"]
+    # --- solution
+    pairs = P * (1 - p**K - (1 - p) ** K)  # neither all right nor all wrong
+    return {"pairs": pairs, "tokens": P * K * params["length"] / pairs}
+    # --- end of solution
+
+
+# %%
+check("13.fresh_pairs", fresh_pairs)
+
+# %% [markdown]
+# ## 7. A log-prob that depends on its neighbours (debug, about ten minutes)
 #
 # With this code a response is more probable alone than in a batch with a longer row. By
 # convention of many models the padding has the same id as the end of a turn, here 0.
@@ -147,7 +189,7 @@ def response_logprobs(logits, tokens, prompt_lengths, lengths):
 check("13.padded_logprob", response_logprobs)
 
 # %% [markdown]
-# ## 6. KTO (implement, about twenty minutes)
+# ## 8. KTO (implement, about twenty minutes)
 #
 # The loss of each response, from its summed log-probs, a label (`desirable`, a tensor
 # of bools) and the reference point `kl`, a number. Check your answer at `policy = ref`
@@ -170,7 +212,7 @@ def kto_loss(
 check("13.kto_loss", kto_loss)
 
 # %% [markdown]
-# ## 7. ORPO (implement, about twenty minutes)
+# ## 9. ORPO (implement, about twenty minutes)
 #
 # `chosen` and `rejected` are log-probs per token. Fine-tune on the chosen response, and
 # add `beta` times the surprise at its winning by odds. Your answer must be exact where
@@ -191,7 +233,7 @@ def orpo_loss(chosen, rejected, beta):
 check("13.orpo_loss", orpo_loss)
 
 # %% [markdown]
-# ## 8. Mend likelihood displacement (experiment, about fifteen minutes)
+# ## 10. Mend likelihood displacement (experiment, about fifteen minutes)
 #
 # In the chapter's section 14 plain DPO prefers the chosen response and makes it rare.
 # Choose a run that does better: `loss` is `"dpo"`, `"ipo"` or `"hinge"`; then `beta`,

@@ -265,6 +265,45 @@ STYLES = {
                 return -torch.sigmoid(b * (ours - theirs) - g).log()
         """,
     },
+    "13.ipo_loss": {
+        "as two rewards": """
+            def ipo_loss(pc, pr, rc, rr, tau):
+                good, bad = pc - rc, pr - rr
+                return (good - bad).sub(1 / tau / 2).square()
+        """,
+        "loops": """
+            import torch
+            def ipo_loss(chosen, rejected, ref_chosen, ref_rejected, beta):
+                goal, out = 0.5 / beta, []
+                four = chosen, rejected, ref_chosen, ref_rejected
+                for a, b, c, d in zip(*four):
+                    m = (a - b) - (c - d)
+                    out.append(m * m - 2 * m * goal + goal * goal)
+                return torch.stack(out)
+        """,
+    },
+    "13.fresh_pairs": {
+        "by counting": """
+            from math import comb
+            def fresh_pairs(params):
+                P, K, p, n = (
+                    params[k] for k in ("prompts", "responses", "right", "length")
+                )
+                mixed = sum(
+                    comb(K, k) * p**k * (1 - p) ** (K - k) for k in range(1, K)
+                )
+                return {"tokens": K * n / mixed, "pairs": P * mixed}
+        """,
+        "numpy": """
+            import numpy as np
+            def fresh_pairs(given):
+                p = np.float64(given["right"])
+                share = 1 - np.power([p, 1 - p], given["responses"]).sum()
+                pairs = given["prompts"] * share
+                made = given["prompts"] * given["responses"] * given["length"]
+                return {"pairs": pairs, "tokens": made / pairs}
+        """,
+    },
     "13.beta_and_kl": {
         "torch": """
             import torch

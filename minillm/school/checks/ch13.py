@@ -3,6 +3,8 @@
 from minillm.school.checks.ch13_beta import BETA_AND_KL
 from minillm.school.checks.ch13_displacement import FIX_DISPLACEMENT
 from minillm.school.checks.ch13_dpo import DPO_LOSS
+from minillm.school.checks.ch13_fresh import FRESH_PAIRS
+from minillm.school.checks.ch13_ipo import IPO_LOSS
 from minillm.school.checks.ch13_kto import KTO_LOSS
 from minillm.school.checks.ch13_logprobs import SEQUENCE_LOGPROBS
 from minillm.school.checks.ch13_orpo import ORPO_LOSS
@@ -13,7 +15,9 @@ EXERCISES = (
     SEQUENCE_LOGPROBS,
     DPO_LOSS,
     SIMPO_LOSS,
+    IPO_LOSS,
     BETA_AND_KL,
+    FRESH_PAIRS,
     PADDED_LOGPROB,
     KTO_LOSS,
     ORPO_LOSS,
