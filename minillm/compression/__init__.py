@@ -2,7 +2,7 @@
 
 Read ``codebooks`` and ``nf4`` (four bits a weight), ``linear`` (a layer that holds
 them), ``int8``; then ``uniform``, ``calibration``, ``gptq`` and ``awq`` (which code to
-take); ``distillation``, ``merging`` and ``thinning`` make one model of others.
+take), ``qat``; ``distillation``, ``merging`` and ``thinning`` make one model of others.
 """
 
 from minillm.compression.awq import awq
@@ -14,5 +14,6 @@ from minillm.compression.int8 import llm_int8_linear, quantize_int8
 from minillm.compression.linear import NF4Linear, held_bytes
 from minillm.compression.merging import slerp, soup, task_arithmetic
 from minillm.compression.nf4 import dequantize_nf4, quantize_nf4
+from minillm.compression.qat import apply_qat, finish_qat
 from minillm.compression.thinning import dare, ties
 from minillm.compression.uniform import Grid, quantize_rtn

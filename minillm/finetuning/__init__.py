@@ -1,10 +1,10 @@
 """Fine-tuning: from a model that continues to one that responds, and cheaper ways.
 
-Read ``sft`` (what is trained), then ``respond`` (what came of it). Then what is trained
-instead of the model: ``targets`` and ``adapted`` (what such layers share), ``lora``,
-``lora_state``, ``adapter_files``, ``dora``, ``ia3``; ``bottleneck``, ``prefix``,
-``prompts``, which cannot be merged; ``qlora``, on a base in four bits. ``forgetting``
-is the price of all of it, and what can be done.
+Read ``sft`` (what is trained), ``packing``, ``respond`` (what came of it). Then what is
+trained instead of the model: ``targets`` and ``adapted`` (what such layers share),
+``lora``, ``lora_state``, ``adapter_files``, ``dora``, ``ia3``; ``bottleneck``,
+``prefix``, ``prompts``, which cannot be merged; ``qlora``, on a base in four bits.
+``forgetting`` is the price of all of it, and what can be done.
 """
 
 from minillm.finetuning.adapted import (
@@ -28,6 +28,7 @@ from minillm.finetuning.forgetting import (
 from minillm.finetuning.ia3 import IA3Linear, apply_ia3
 from minillm.finetuning.lora import LoRALinear, apply_lora, lora_layers
 from minillm.finetuning.lora_state import compose_lora, load_lora_state, lora_state
+from minillm.finetuning.packing import pack, packed_logits
 from minillm.finetuning.prefix import apply_prefix, freeze_prefix
 from minillm.finetuning.prompts import apply_prompt, freeze_prompt
 from minillm.finetuning.qlora import (
