@@ -1,7 +1,7 @@
 """Fine-tuning: from a model that continues to one that responds, and cheaper ways.
 
-Read ``sft`` (what is trained), ``packing``, ``respond`` (what came of it). Then what is
-trained instead of the model: ``targets`` and ``adapted`` (what such layers share),
+Read ``formats`` (whose data), ``sft`` (what is trained), ``packing``, and ``respond``
+(what came of it). Then what is trained instead of the model: ``targets`` and ``adapted`` (what such layers share),
 ``lora``, ``lora_state``, ``adapter_files``, ``dora``, ``ia3``; ``bottleneck``,
 ``prefix``, ``prompts``, which cannot be merged; ``qlora``, on a base in four bits.
 ``forgetting`` is the price of all of it, and what can be done.
@@ -25,6 +25,7 @@ from minillm.finetuning.forgetting import (
     kl_to_base,
     l2_sp,
 )
+from minillm.finetuning.formats import ALPACA, LLAMA3, read_conversation, read_jsonl
 from minillm.finetuning.ia3 import IA3Linear, apply_ia3
 from minillm.finetuning.lora import LoRALinear, apply_lora, lora_layers
 from minillm.finetuning.lora_state import compose_lora, load_lora_state, lora_state
