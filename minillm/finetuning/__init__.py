@@ -1,10 +1,11 @@
 """Fine-tuning: from a model that continues to one that responds, and cheaper ways.
 
 Read ``formats`` (whose data), ``sft`` (what is trained), ``packing``, and ``respond``
-(what came of it). Then what is trained instead of the model: ``targets`` and ``adapted`` (what such layers share),
-``lora``, ``lora_state``, ``adapter_files``, ``dora``, ``ia3``; ``bottleneck``,
-``prefix``, ``prompts``, which cannot be merged; ``qlora``, on a base in four bits.
-``forgetting`` is the price of all of it, and what can be done.
+(what came of it). Then what is trained instead of the model: ``targets`` and
+``adapted`` (what such layers share), ``lora``, ``lora_state``, ``adapter_files``,
+``dora``, ``ia3``; ``bottleneck``, ``prefix``, ``prompts``, which cannot be merged;
+``qlora``, on a base in four bits. ``forgetting`` is the price of all of it, and what
+can be done.
 """
 
 from minillm.finetuning.adapted import (
