@@ -74,7 +74,8 @@ def grpo_loss(
 
     Raises:
         ValueError: shapes that do not belong together, an unknown word, a clip that is
-            not positive, beta without a reference, "constant" without its length.
+            not positive, a beta below 0 or without a reference, "constant" without its
+            length.
 
     k3 is not weighed by the ratio, neither in the paper nor (by default) in TRL: it
     estimates the KL in the first update of a batch only.
@@ -90,6 +91,7 @@ def grpo_loss(
     need, remedy = f"of shape ({B},)", "give one for each response"
     require(tuple(advantages.shape) == (B,), "advantages", advantages, need, remedy)
     require_one_of(LEVELS, level=level)
+    require(beta >= 0, "beta", beta, "at least 0", "0 leaves the KL out")
     log_ratio = masked_log_ratio(logprobs, old_logprobs, mask)
     if level == "sequence":
         mean = masked_mean(log_ratio, mask, dim=1)[:, None]

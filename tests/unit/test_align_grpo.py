@@ -333,3 +333,10 @@ def test_what_does_not_belong_together_is_refused(change, message):
     given = {"logprobs": logprobs, "old_logprobs": old, "advantages": ADVANTAGES}
     with pytest.raises(ValueError, match=message):
         grpo_loss(**(given | {"mask": MASK} | change))
+
+
+@pytest.mark.parametrize("beta", [-0.1, float("nan")])
+def test_a_price_below_zero_is_refused(beta):
+    zeros, mask = torch.zeros(2, 3), torch.ones(2, 3).bool()
+    with pytest.raises(ValueError, match="beta must be at least 0"):
+        grpo_loss(zeros, zeros, zeros[:, 0], mask, beta=beta, ref_logprobs=zeros)
