@@ -1023,7 +1023,7 @@ for arm in sums.settings:
 # wrong results of its own it loses 4.4 points, with the same sign in all three seeds;
 # the likely reason (not measured here) is that it soon gives other wrong results, which
 # nobody has compared. Fresh pairs, GRPO and rejection sampling lose nothing; only the
-# last gains in each seed. That is little: sixty steps teach nobody to add. Chapter 14
+# last gains in each seed. That is little: sixty steps teach nobody to add. Chapter 15
 # gives the online methods more of them.
 #
 # So the shortcut is safe where pairs cover what the policy says, and is no way to find
