@@ -6,7 +6,6 @@ import signal
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports triton
 
-import pytest
 import torch
 
 torch.set_num_threads(1)
@@ -15,9 +14,3 @@ torch.set_num_threads(1)
 # tests that press it would then wait for ever.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    """Every test draws the same numbers, whatever ran before it."""
-    torch.manual_seed(0)

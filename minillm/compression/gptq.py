@@ -53,9 +53,9 @@ def gptq(
         ValueError: not a finite matrix, a Hessian of another size or not finite, groups
             that do not divide the rows.
 
-    >>> W, X = torch.randn(8, 16), torch.randn(100, 16) @ torch.randn(16, 16)
+    >>> W, X = torch.randn(64, 32), torch.randn(300, 32) @ torch.randn(32, 32)
     >>> from minillm.compression.uniform import quantize_rtn
-    >>> H, grid = 2 * X.T @ X / 100, Grid(3, None)
+    >>> H, grid = 2 * X.T @ X / 300, Grid(3, None)
     >>> off = [((q.weight() - W) @ X.T).norm() for q in (gptq(W, H, grid),
     ...                                                  quantize_rtn(W, grid))]
     >>> bool(off[0] < off[1])
