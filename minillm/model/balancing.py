@@ -43,9 +43,9 @@ def balance_loss(
     Raises:
         ValueError: no tokens.
 
-    Source: Fedus et al. 2021 (Switch), equations 4 to 6. Differs from transformers'
-    Mixtral, whose f sums to k: it counts k times ours. For sigmoid scores as DeepSeek-V3
-    (2024), equations 17 to 20, over the batch and not over each sequence.
+    Source: Fedus et al. 2021 (Switch), equations 4 to 6; for sigmoid scores DeepSeek-V3
+    (2024), equations 17 to 20, but over the batch and not over each sequence.
+    Differs from transformers' Mixtral: its f sums to k, so its loss is k times ours.
 
     >>> collapsed = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
     >>> balance_loss(collapsed, torch.tensor([1.0, 0.0]))
@@ -84,7 +84,7 @@ def noisy_logits(
 ) -> Float[Tensor, "N E"]:
     r"""Logits with noise whose size is learned: noisy top-k gating.
 
-    .. math:: \tilde z = z + \epsilon \cdot softplus(spread), \quad \epsilon \sim N(0, 1)
+    .. math:: \tilde z = z + \epsilon \cdot softplus(spread), \epsilon \sim N(0, 1)
 
     Source: Shazeer et al. 2017, equation 4.
 

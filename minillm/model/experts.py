@@ -77,12 +77,12 @@ def grouped(
     >>> grouped(torch.tensor([[8.0]]), routing, [nn.Identity(), torch.neg])
     tensor([[4.]])
 
-    Source: Gale et al. 2022 (MegaBlocks), section 4, with a loop where they have one
-    block-sparse product. torch's grouped_mm does it in one call, but has no float64, and
-    on a CPU it is such a loop.
+    Source: Gale et al. 2022 (MegaBlocks), section 4. Differs from the paper: a loop
+    over experts stands where they have one block-sparse product. torch's grouped_mm,
+    one call, takes no float64, and one block of all weights is no matrix for Muon.
     """
     order = routing.experts.argsort(stable=True)
-    routing, counts = routing.keep(order), routing.counts.tolist()
+    routing, counts = routing.pick(order), routing.counts.tolist()
     parts = zip(experts, x[routing.tokens].split(counts), strict=True)
     # An expert without tokens is asked all the same: its gradient is 0 and not None.
     return _add_up(x, routing, torch.cat([expert(part) for expert, part in parts]))

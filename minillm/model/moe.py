@@ -164,8 +164,8 @@ def moe_layers(model: nn.Module) -> list[MoE]:
 def nudge_biases(model: nn.Module, rate: float = 1e-3) -> None:
     """Nudge every router's bias by the load of the last batch; once after each step.
 
-    ``Trainer(..., on_step=lambda trainer: nudge_biases(trainer.model))``. The biases are
-    in the state dict, so checkpoints keep them.
+    As in ``Trainer(..., on_step=lambda trainer: nudge_biases(trainer.model))``. The
+    biases are in the state dict, so checkpoints keep them.
     """
     for layer in moe_layers(model):
         if layer.routing is not None:

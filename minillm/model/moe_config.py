@@ -2,7 +2,13 @@
 
 from dataclasses import dataclass
 
-from minillm.errors import require, require_count, require_one_of, require_positive
+from minillm.errors import (
+    is_count,
+    require,
+    require_count,
+    require_one_of,
+    require_positive,
+)
 from minillm.model.config import GPTConfig, count_parameters
 
 
@@ -57,10 +63,11 @@ class MoEConfig:
         require_one_of(("softmax", "sigmoid"), scores=self.scores)
         require_one_of(("tokens", "experts"), chosen_by=self.chosen_by)
         require_positive(scale=self.scale)
-        for name in ("n_hidden", "capacity"):
-            value = getattr(self, name)
-            require_positive(**{name: 1 if value is None else value})
-        for name in ("n_shared", "balance", "z"):
+        require_count(n_hidden=1 if self.n_hidden is None else self.n_hidden)
+        require_positive(capacity=1 if self.capacity is None else self.capacity)
+        whole, S = is_count(self.n_shared + 1), self.n_shared
+        require(whole, "n_shared", S, "an int of at least 0", "0 has none")
+        for name in ("balance", "z"):
             value = getattr(self, name)
             require(value >= 0, name, value, "at least 0", "0 has none")
         require(E % G == 0, "groups", G, f"a divisor of n_experts = {E}", "change it")
@@ -70,9 +77,10 @@ class MoEConfig:
 
     def width(self, model: GPTConfig) -> int:
         """Hidden units of one expert, in place of a dense layer of ``model``."""
-        n = self.n_hidden or model.n_hidden // (self.k + self.n_shared)
-        require(n > 0, "k + n_shared", self.k + self.n_shared, "smaller", "or n_hidden")
-        return n
+        met, F = self.k + self.n_shared, model.n_hidden
+        need = f"at most {F}, the dense layer's hidden units"
+        require(met <= F or self.n_hidden, "k + n_shared", met, need, "give n_hidden")
+        return self.n_hidden or F // met
 
 
 def count_moe_parameters(config: GPTConfig, moe: MoEConfig) -> dict[str, int]:

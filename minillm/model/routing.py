@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from minillm.errors import require, require_count, require_positive
@@ -51,10 +51,10 @@ class Routing:
         """The part of all assignments that each expert has; sums to 1."""
         return self.counts.to(self.scores.dtype) / max(1, len(self.experts))
 
-    def keep(self, kept: Bool[Tensor, " A"]) -> "Routing":
-        """Only some of the assignments."""
-        parts = (self.tokens[kept], self.experts[kept], self.gates[kept])
-        return Routing(*parts, self.scores)
+    def pick(self, which: Tensor) -> "Routing":
+        """Some of the assignments, by a mask or by their places."""
+        parts = (self.tokens, self.experts, self.gates)
+        return Routing(*(part[which] for part in parts), self.scores)
 
     def detach(self) -> "Routing":
         """The same without gradients, to be looked at later."""
@@ -198,4 +198,4 @@ def drop_overflow(routing: Routing, size: int) -> Routing:
     tensor([0, 2])
     """
     require_count(size=size)
-    return routing.keep(places(routing) < size)
+    return routing.pick(places(routing) < size)
