@@ -83,7 +83,7 @@ def grouped(
     """
     order = routing.experts.argsort(stable=True)
     routing, counts = routing.pick(order), routing.counts.tolist()
-    parts = zip(experts, x[routing.tokens].split(counts), strict=True)
+    parts = zip(experts, x.index_select(0, routing.tokens).split(counts), strict=True)
     # An expert without tokens is asked all the same: its gradient is 0 and not None.
     return _add_up(x, routing, torch.cat([expert(part) for expert, part in parts]))
 

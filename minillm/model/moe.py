@@ -147,7 +147,7 @@ def with_experts(
         for name, weight in moe.named_parameters():
             small = "down_proj" in name  # as a dense layer's, see GPT
             nn.init.normal_(weight, std=0.02 / (2 * L) ** 0.5 if small else 0.02)
-        like = model.layers[i].mlp.down_proj.weight
+        like = model.embed_tokens.weight
         model.layers[i].mlp = moe.to(like.device, like.dtype)
     return model
 

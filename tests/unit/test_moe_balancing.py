@@ -72,6 +72,7 @@ def test_z_loss_and_its_gradient():
 
 
 def test_noise_has_the_size_that_was_learned():
+    # Of 20,000 draws the deviation is known to half a percent.
     z, spread = torch.zeros(20_000, 2).double(), torch.tensor([0.0, 3.0]).double()
     noise = noisy_logits(z, spread.expand(20_000, 2))
     expected = torch.nn.functional.softplus(spread)
