@@ -165,7 +165,8 @@ def nudge_biases(model: nn.Module, rate: float = 1e-3) -> None:
     """Nudge every router's bias by the load of the last batch; once after each step.
 
     As in ``Trainer(..., on_step=lambda trainer: nudge_biases(trainer.model))``. The
-    biases are in the state dict, so checkpoints keep them.
+    biases are in the state dict, so checkpoints keep them. In bfloat16 a small step
+    would be lost; train in float32.
     """
     for layer in moe_layers(model):
         if layer.routing is not None:

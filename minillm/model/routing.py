@@ -77,9 +77,8 @@ def choose_experts(
     Args:
         scores: positive, such as a softmax; the gates are taken from these.
         k: experts a token.
-        renormalise: divide the gates of a token by their sum. Without it, a softmax
-            over many experts whispers; but a single gate that is always 1 (k = 1) would
-            have no gradient, so Switch leaves it out.
+        renormalise: divide the gates of a token by their sum. With k = 1 the gate is
+            then always 1 and the router learns nothing, so Switch does not.
         scale: multiplies the gates (DeepSeek-V3: 2.5).
         choice: what is compared instead of ``scores``, for instance with a bias added.
 
@@ -109,9 +108,8 @@ def choose_tokens(scores: Float[Tensor, "N E"], n: int) -> Routing:
     """Every expert takes the n tokens that score it highest: balanced by construction.
 
     Some tokens are taken by many experts and some by none. And it is not causal:
-    whether a token is taken depends on those after it, so a language model that is
-    trained with it sees a little of the future, and cannot do the same one token at a
-    time.
+    whether a token is taken depends on those after it. A language model trained so sees
+    a little of the future, and writing one token at a time it cannot do the same.
 
     Args:
         scores: softmax over the experts; the gates are taken from these, unchanged.
