@@ -19,9 +19,10 @@ COLOURS |= {"nudged bias": show.RIVAL}
 
 def main() -> None:
     """Three curves with the range of their seeds, and the even load."""
-    study, ends = load_study("15_moe"), []
-    title = "Without balancing some experts hardly work; either cure spreads the load"
+    study = load_study("15_moe")
+    title = "Without balancing the load stays uneven; both cures even it"
     axes = show.figure(title, "steps", "entropy of the load (nats)")
+    ends = [(math.log(E), "even: ln 8", show.TRUTH)]
     for name, colour in COLOURS.items():
         curves = np.array(study.values(f"experts, {name}", "load entropy"))
         steps = EVERY * np.arange(1, curves.shape[1] + 1)
@@ -29,8 +30,8 @@ def main() -> None:
         low, high = curves.min(0), curves.max(0)  # of three seeds
         axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
         ends.append((float(curves[:, -1].mean()), name, colour))
-    show.yardstick(axes, math.log(E), "even load: ln 8")
-    axes.set(xlim=(0, steps[-1] * 1.22), ylim=(0.5, 2.3))
+    axes.plot((0, steps[-1]), (math.log(E),) * 2, "--", color=show.TRUTH)
+    axes.set(xlim=(0, steps[-1] * 1.25), xticks=range(0, 501, 100), ylim=(0.8, 2.25))
     show.spread_labels(axes, steps[-1], ends)
     with atomic_write(Path(__file__).parent / "results" / "15_moe.png") as temporary:
         temporary.write_bytes(show.png(axes))
