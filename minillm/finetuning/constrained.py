@@ -172,7 +172,10 @@ def _check(model: GPT, prompts, n: int, mask: JsonMask, start: State) -> None:
     remedy = "give at least one token each, for instance the end of text"
     require(filled, "prompts", prompts, "non-empty lists of token ids", remedy)
     V, remedy = model.config.vocab_size, "make it of the model's tokenizer"
+    known = all(0 <= i < V for prompt in prompts for i in prompt)
+    require(known, "prompts", prompts, f"lists of ids in 0..{V - 1}", remedy)
     require(mask.vocab_size == V, "mask", mask.vocab_size, f"of {V} tokens", remedy)
+    require_count(max_new_tokens=n)
     least, remedy = distance(start) + 1, "allow more tokens or ask for less"
     need = f"at least {least}, the shortest text and its end"
     require(n >= least, "max_new_tokens", n, need, remedy)
