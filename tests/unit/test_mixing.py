@@ -1,4 +1,4 @@
-"""Shares are exact, every step can be repeated, and no example comes twice too early."""
+"""Shares are exact, steps can be repeated, no example comes twice too early."""
 
 from collections import Counter
 
