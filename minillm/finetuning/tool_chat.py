@@ -1,9 +1,9 @@
 r"""Tools in a chat template: one row of text, as ever.
 
-A call is JSON in the assistant's turn; a result is another turn of somebody who is not
-the assistant. So there is nothing new to encode: the row is cut into exchanges, in which
-somebody asks and the assistant answers, and each is a chat of two messages. What differs
-between models is how they are written:
+A call is JSON in the assistant's turn; a result is another turn of somebody who is
+not the assistant. So there is nothing new to encode: the row is cut into exchanges, in
+which somebody asks and the assistant answers, and each is a chat of two messages. What
+differs between models is how they are written:
 
     ChatML (Qwen2.5)   <tool_call>\n{"name": ..., "arguments": ...}\n</tool_call>
                        results in a turn of the user: <tool_response>\n...

@@ -74,7 +74,7 @@ def _from_openai(messages: list[dict]) -> list[Turn]:
     for message in messages:
         said, asked = message.get("content") or "", message.get("tool_calls") or []
         if message["role"] == "tool":
-            id_, waiting = message.get("tool_call_id"), sorted(places)
+            id_, waiting = str(message.get("tool_call_id")), sorted(places)
             remedy = "let each result name a call of the turn before, once"
             require(id_ in places, "tool_call_id", id_, f"one of {waiting}", remedy)
             turns[places.pop(id_)] = Turn("tool", said)
@@ -82,7 +82,7 @@ def _from_openai(messages: list[dict]) -> list[Turn]:
         asked = listed_turns(asked, "id", "function")
         calls = tuple(read_call(call["function"]) for call in asked)
         turns.append(Turn(message["role"], said, calls))
-        places = {call["id"]: len(turns) + i for i, call in enumerate(asked)}
+        places = {str(call["id"]): len(turns) + i for i, call in enumerate(asked)}
         turns += [None] * len(asked)
     return [turn for turn in turns if turn is not None]
 
