@@ -16,7 +16,9 @@ always is: at distance d > 0 some byte leads to d - 1, each byte is a token, and
 *It is not the model's own distribution of valid texts.* That is p(x) over the sum of
 all valid p. Here each step forgets how much mass it threw away: a model that begins an
 object with 99 % and then nearly always breaks it still begins one in 99 % of draws. The
-two agree only where every prefix leaves the same share of mass to what is valid.
+two agree only where every prefix leaves the same share of mass to what is valid. White
+space is JSON, too, and a model that likes blanks may write little else; a schema has
+none but its own.
 
 Source: Willard & Louf 2023 (arXiv:2307.09702), section 3, for masks from automata; Park
 et al. 2024 (Grammar-Aligned Decoding, 2405.21047), section 3, for what is distorted.

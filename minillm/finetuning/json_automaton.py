@@ -5,8 +5,8 @@ replaces the first symbol by those of a rule:
 
     state   (value, space)          and in comes  [
             (items, space)                        -
-            (minus, more items, space)            0
-            (fraction, more items, space)         ]
+            (minus, after item, space)            0
+            (fraction, after item, space)         ]
             (space,)
 
 A symbol that may be empty (the further digits of a number) is passed over by a byte
@@ -24,7 +24,8 @@ with: one in which keys and punctuation are bytes that have to come.
 
 Source: RFC 8259 (the grammar), RFC 3629 section 4 (UTF-8); an LL(1) parser as in Aho et
 al. 2006, section 4.4. Differs from ``json.loads``: NaN and Infinity are no JSON, and
-nesting is limited. A key that stands twice is accepted by both.
+nesting is limited; Python reads no integer of more than 4,300 digits, and here there is
+no such limit. A key that stands twice is accepted by both.
 """
 
 import json
@@ -38,29 +39,20 @@ State = tuple[Symbol, ...]
 SPACES, DIGITS, LEADING = b" \t\n\r", b"0123456789", b"123456789"
 TAIL = range(0x80, 0xC0)
 NUMBER = {b"-": ("minus",), b"0": ("fraction",), LEADING: ("integer digits",)}
-VALUE = NUMBER | {
-    b"{": ("members",),
-    b"[": ("items",),
-    b'"': ("characters",),
-    b"t": tuple(b"rue"),
-    b"f": tuple(b"alse"),
-    b"n": tuple(b"ull"),
-}
-PAIR = ("characters", "colon", "value", "more members")
+TRUTH = {b"t": tuple(b"rue"), b"f": tuple(b"alse")}
+OPENINGS = {b"{": ("members",), b"[": ("items",), b'"': ("characters",)}
+VALUE = NUMBER | TRUTH | OPENINGS | {b"n": tuple(b"ull")}
+PAIR = ("characters", "colon", "value", "after member")
 POINT = {b".": ("digit", "decimals"), b"eE": ("exponent",)}
 # For each symbol: what may come, and what is to come then.
 RULES: dict[str, dict[bytes | range, State]] = {
     "space": {SPACES: ("space",)},
     "value": VALUE | {SPACES: ("value",)},
-    "items": {byte: (*after, "more items") for byte, after in VALUE.items()}
+    "items": {byte: (*after, "after item") for byte, after in VALUE.items()}
     | {SPACES: ("items",), b"]": ()},
-    "more items": {
-        SPACES: ("more items",),
-        b",": ("value", "more items"),
-        b"]": (),
-    },
+    "after item": {SPACES: ("after item",), b",": ("value", "after item"), b"]": ()},
     "members": {SPACES: ("members",), b'"': PAIR, b"}": ()},
-    "more members": {SPACES: ("more members",), b",": ("member",), b"}": ()},
+    "after member": {SPACES: ("after member",), b",": ("member",), b"}": ()},
     "member": {SPACES: ("member",), b'"': PAIR},
     "colon": {SPACES: ("colon",), b":": ()},
     # numbers
@@ -74,7 +66,7 @@ RULES: dict[str, dict[bytes | range, State]] = {
     "digits": {DIGITS: ("digits",)},
     "whole": {b"-": ("positive",), b"0": (), LEADING: ("digits",)},
     "positive": {b"0": (), LEADING: ("digits",)},
-    "truth": {b"t": tuple(b"rue"), b"f": tuple(b"alse")},
+    "truth": TRUTH,
     # strings, character by character; their bytes in UTF-8, as the RFC lists them
     "string": {b'"': ("characters",)},
     "characters": {
@@ -98,7 +90,7 @@ RULES: dict[str, dict[bytes | range, State]] = {
     "tail to 8f": {range(0x80, 0x90): ()},
 }
 MAY_BE_EMPTY = {"space", "integer digits", "fraction", "decimals", "digits"}
-NESTING = {"items", "more items", "members", "more members", "member"}
+NESTING = {"items", "after item", "members", "after member", "member"}
 TABLE = {
     symbol: {byte: after for some, after in rules.items() for byte in some}
     for symbol, rules in RULES.items()
@@ -137,7 +129,7 @@ def read(text: bytes, state: State = ANYTHING, depth: int = 16) -> State | None:
     """What is to come after a text; ``None`` where it cannot stand.
 
     >>> read(b'{"a": [1, 2')
-    ('integer digits', 'more items', 'more members', 'space')
+    ('integer digits', 'after item', 'after member', 'space')
     """
     for byte in text:
         state = step(state, byte, depth)
