@@ -90,6 +90,8 @@ def read_conversation(entry: dict[str, Any]) -> list[Message]:
         messages = _turns(entry["messages"], "role", "content")
     elif "conversations" in entry:
         messages = _turns(entry["conversations"], "from", "value")
+        if entry.get("system"):
+            messages = [Message("system", entry["system"]), *messages]
     else:
         need = "'messages', 'conversations', or 'instruction' and 'output'"
         known = "instruction" in entry and "output" in entry

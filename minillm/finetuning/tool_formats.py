@@ -62,6 +62,8 @@ def read_tool_conversation(entry: dict[str, Any]) -> list[Turn]:
         turns = _from_openai(listed_turns(entry["messages"], "role"))
     else:
         turns = _from_sharegpt(listed_turns(entry["conversations"], "from", "value"))
+        if entry.get("system"):
+            turns = [Turn("system", entry["system"]), *turns]
     if entry.get("tools"):
         turns = describe_tools(turns, entry["tools"])
     require_tool_turns(turns, last="assistant")

@@ -165,6 +165,12 @@ def test_sharegpt_is_read_as_it_was_written_and_turns_into_openai(turns):
     assert read_tool_conversation(json.loads(write_tools_openai(again))) == turns
 
 
+def test_the_system_message_of_sharegpt_may_stand_beside_its_turns():
+    entry = json.loads(write_sharegpt(TALK))
+    system = entry["conversations"].pop(0)["value"]
+    assert read_tool_conversation(entry | {"system": system}) == TALK
+
+
 def test_words_beside_a_call_have_no_place_in_sharegpt():
     with pytest.raises(ValueError, match="words or calls"):
         write_sharegpt(WORDS)
