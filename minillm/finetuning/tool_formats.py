@@ -8,9 +8,8 @@ r"""Conversations with tools, as others write them.
 
 In OpenAI's format results may come in any order, as each names its call; ShareGPT has
 nothing but the order. Read, they stand in the order of the calls, and ids are gone.
-
-An entry may say which tools there are. A model hears of them only in the prompt, so the
-list goes into the system message, in the words of Qwen2.5's template.
+Where an entry says which tools there are, the list goes into the system message, in the
+words of Qwen2.5's template: a model hears of them only in its prompt.
 
 Source: OpenAI's reference of chat completions; ShareGPT's roles as in LLaMA-Factory.
 Differs from the latter: several calls in one turn (a list) have a result each.
@@ -136,8 +135,8 @@ def describe_tools(turns: Sequence[Turn], tools: Any) -> list[Turn]:
     >>> '{"name": "now"}' in said[0].content, said[1].content
     (True, 'hi')
     """
-    listed = listed_turns(read_json(tools))
-    lines = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in listed)
+    tools = listed_turns(read_json(tools))
+    lines = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
     rest, words = list(turns), SIGNATURES.format(lines)
     if rest and rest[0].role == "system":
         words = f"{rest.pop(0).content}\n\n{words}"
