@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from minillm.compression.linear import NF4Linear
 from minillm.compression.nf4 import dequantize_nf4, quantize_nf4
-from minillm.errors import require, require_count
+from minillm.errors import require, require_count, require_positive
 from minillm.finetuning.lora import LoRALinear
 from minillm.finetuning.targets import Targets, put, select_linears
 
@@ -145,7 +145,8 @@ def loftq_start(
         a weight that is quantized to Q, A and B.
 
     Raises:
-        ValueError: no rounds, as ``quantize_nf4``.
+        ValueError: no rounds, a rank outside 1..min(in, out), a scaling that is not
+            positive, as ``quantize_nf4``.
 
     >>> W = torch.randn(64, 64)
     >>> target, A, B = loftq_start(W, rank=16)
@@ -154,6 +155,9 @@ def loftq_start(
     True
     """
     require_count(rank=rank, rounds=rounds)
+    require_positive(scaling=scaling)
+    limit, remedy = min(weight.shape), "choose a smaller rank"
+    require(rank <= limit, "rank", rank, f"in 1..min(in, out) = {limit}", remedy)
     W = weight.detach().float()
     change = torch.zeros_like(W)
     for _ in range(rounds):
@@ -185,6 +189,8 @@ def merged_floats(model: nn.Module) -> nn.Module:
     require(len(quantized) > 0, "model", "plain", "one with adapters", remedy)
     for name, layer in quantized:
         lora = isinstance(layer, LoRALinear)
+        if lora and layer.plain is not None:  # it would count twice what was learned
+            layer.unmerge()
         base = layer.base if lora else layer
         weight = layer.merged()[0] if lora else base.weight
         linear = nn.Linear(base.in_features, base.out_features, base.bias is not None)
