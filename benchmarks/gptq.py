@@ -25,8 +25,9 @@ METHODS = {
 
 
 def main():
-    model = zoo.load("base", progress=False).model
-    batches = tiny_text(documents=3000, test=1).rows[:ROWS].split(B)
+    found, text = zoo.load("base", progress=False), tiny_text(documents=20_000, test=1)
+    assert text.tokenizer == found.tokenizer
+    model, batches = found.model, text.rows[:ROWS].split(B)
     small = interleaved(
         {
             name: lambda q=q, x=None if name == "rounding" else batches: quantize_model(

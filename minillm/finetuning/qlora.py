@@ -18,8 +18,8 @@ and a low-rank change that are together close to W, in turns:
           B_t A_t = SVD_r(W - Q_t) / s
 
 Source: Dettmers et al. 2023 (QLoRA, arXiv:2305.14314), equation 5; Li et al. 2023
-(LoftQ, 2310.08659), algorithm 1. Differs from PEFT: it leaves the scaling s out of
-B A, so that its layer begins at Q + s (W - Q) unless s = 1.
+(LoftQ, 2310.08659), algorithm 1. Differs from PEFT: it leaves s out of B A, so that its
+layer begins at Q + s B A, and with s = 2 no closer to W than Q alone.
 """
 
 import copy
@@ -145,8 +145,7 @@ def loftq_start(
         a weight that is quantized to Q, A and B.
 
     Raises:
-        ValueError: no rounds, a rank outside 1..min(in, out), a scaling that is not
-            positive, as ``quantize_nf4``.
+        ValueError: no rounds, a rank or scaling out of range, as ``quantize_nf4``.
 
     >>> W = torch.randn(64, 64)
     >>> target, A, B = loftq_start(W, rank=16)
@@ -156,8 +155,8 @@ def loftq_start(
     """
     require_count(rank=rank, rounds=rounds)
     require_positive(scaling=scaling)
-    limit, remedy = min(weight.shape), "choose a smaller rank"
-    require(rank <= limit, "rank", rank, f"in 1..min(in, out) = {limit}", remedy)
+    need, remedy = f"at most min{tuple(weight.shape)}", "choose a smaller rank"
+    require(rank <= min(weight.shape), "rank", rank, need, remedy)
     W = weight.detach().float()
     change = torch.zeros_like(W)
     for _ in range(rounds):
@@ -189,8 +188,8 @@ def merged_floats(model: nn.Module) -> nn.Module:
     require(len(quantized) > 0, "model", "plain", "one with adapters", remedy)
     for name, layer in quantized:
         lora = isinstance(layer, LoRALinear)
-        if lora and layer.plain is not None:  # it would count twice what was learned
-            layer.unmerge()
+        if lora and layer.plain is not None:
+            layer.unmerge()  # what was learned would count twice
         base = layer.base if lora else layer
         weight = layer.merged()[0] if lora else base.weight
         linear = nn.Linear(base.in_features, base.out_features, base.bias is not None)
