@@ -10,6 +10,7 @@ from minillm.alignment.held_out import Outcome
 from minillm.evaluation.asking import Answer, confidence, reliability
 from minillm.school import show
 from minillm.school.tiny_looks import GROUPS
+from minillm.school.tiny_lora import Found
 from minillm.training import MetricsLog
 
 KINDS = {
@@ -17,6 +18,7 @@ KINDS = {
     "predictable": ("what follows", show.WARM),
     "irreducible": ("odds", show.OURS),
 }
+WAYS = {"sft": "full SFT", "lora": "LoRA", "qlora": "QLoRA"}
 LEAST = 1e-3  # nats per token; below it a point is drawn here
 
 
@@ -138,6 +140,38 @@ def alignment_picture(found: dict[str, Outcome]) -> tuple[Axes, str]:
         f"that the reward model gives them, each joined with the assistant: {told}."
     )
     return axes, alt
+
+
+def cost_picture(found: dict[str, Found]) -> tuple[Axes, str]:
+    """How much is right against the bytes held to learn it, for each way of SFT."""
+    title = cost_title({name: one.cost.nbytes for name, one in found.items()})
+    axes = show.figure(title, "bytes held while training", "instructions right")
+    colors, told = (show.TRUTH, show.WARM, show.OURS), []
+    for (name, one), color in zip(found.items(), colors, strict=True):
+        text = f"{WAYS[name]}: {one.cost.trained:,} parameters trained"
+        axes.plot(one.cost.nbytes, one.right, "o", color=color, markersize=9)
+        show.label(axes, one.cost.nbytes, one.right, text, color)
+        told.append(f"{WAYS[name]} {one.right:.0%} right in {one.cost.nbytes:,} bytes")
+    show.count_axis(axes)
+    axes.set_ylim(0, 1)
+    axes.set_xlim(0, 1.6 * max(one.cost.nbytes for one in found.values()))
+    luck = "one run: with another seed another may be best"
+    axes.text(0.02, 0.04, luck, transform=axes.transAxes, color=show.TEXT)
+    alt = (
+        "Held-out instructions that are answered rightly against bytes of weights, "
+        f"gradients and moments: {'; '.join(told)}. This is {luck}."
+    )
+    return axes, alt
+
+
+def cost_title(nbytes: dict[str, int]) -> str:
+    """What the cheaper ways hold, as parts of what full fine-tuning does.
+
+    >>> cost_title({"sft": 100, "lora": 40, "qlora": 25})
+    'LoRA holds 40% of the bytes of full SFT, QLoRA 25%'
+    """
+    lora, qlora = (nbytes[name] / nbytes["sft"] for name in ("lora", "qlora"))
+    return f"LoRA holds {lora:.0%} of the bytes of full SFT, QLoRA {qlora:.0%}"
 
 
 def alignment_title(rewards: dict[str, float]) -> str:
