@@ -6,8 +6,7 @@ frozen in four bits:
 
 .. math:: bytes = weights + gradients + moments
 
-All three are counted from the tensors that lie in memory after a step, NF4 weights as
-they are stored. Activations are left out.
+counted from the tensors that are held after a step; activations are left out.
 
 **A frozen embedding has no words for what nobody read.** Some tokens of the lessons
 stand in no document, the marks of the chat template among them. Pre-training only ever
@@ -20,7 +19,6 @@ Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models".
 """
 
 import copy
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 
@@ -52,7 +50,8 @@ from minillm.world.instructions import instructions
 
 LORA = {"rank": 8, "alpha": 16.0, "targets": "all"}
 LORA_RATE = {"optimizer": "adamw", "lr": 4e-3, "warmup": 50}
-WAYS: dict[str, Callable] = {"lora": apply_lora, "qlora": apply_qlora}
+BASE = "lora-base"  # the folder of the model that adapters belong to
+WAYS = {"lora": apply_lora, "qlora": apply_qlora}
 
 
 @dataclass(frozen=True)
@@ -72,19 +71,12 @@ class Cost:
 
 @dataclass(frozen=True)
 class Found:
-    """What a way of fine-tuning costs, what it gives, and what it forgets.
-
-    Args:
-        cost: what it holds.
-        rows: metric, truth and measured, of its responses.
-        right: part of the held-out instructions.
-        before, after: excess over the floor, on documents.
-    """
+    """What a way of fine-tuning costs, gives and forgets."""
 
     cost: Cost
-    rows: list[tuple[str, ...]]
-    right: float
-    before: float
+    rows: list[tuple[str, ...]]  # metric, truth and measured, of its responses
+    right: float  # part of the held-out instructions
+    before: float  # excess over the floor, on documents
     after: float
 
 
@@ -93,7 +85,7 @@ def fine_tune_cheaply(
 ) -> dict[str, Found]:
     """Fine-tune copies of the base by LoRA and QLoRA; measure them as full SFT was.
 
-    The stages that follow draw the random numbers that they would have drawn anyway.
+    The stages that follow draw the random numbers that they would draw without it.
 
     Args:
         run: that has fine-tuned another copy of the base, and asked it.
@@ -101,8 +93,7 @@ def fine_tune_cheaply(
         base: the pre-trained model; its rows for unread tokens are drawn anew.
         resumed: read again what was trained already.
     """
-    seed = run.settings["seed"]
-    before = run.results["excess"]["total"]
+    seed, before = run.settings["seed"], run.results["excess"]["total"]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         examples = lessons(text, base.config.context, seed)
@@ -112,7 +103,8 @@ def fine_tune_cheaply(
         n = tell_apart(base, text, examples)
         start = Start(text, frozen_copy(base), None, seed)
         before = text.test.excess(start.assistant).total
-        keep = run.folder / "lora-base" / "checkpoint.safetensors"
+        text.tokenizer.save(run.folder / BASE / "tokenizer.json")
+        keep = run.folder / BASE / "checkpoint.safetensors"
         save_checkpoint(keep, base, [], 0, {"drawn anew": n})
         for name in WAYS:
             found[name] = one_way(run, name, start, examples, before, resumed)
@@ -129,7 +121,7 @@ def lessons(text: TinyText, T: int, seed: int) -> Examples:
 
 
 def cost_of(model: GPT, examples: Examples, config: TrainConfig) -> Cost:
-    """Train a copy for one step, and count what lies in memory then.
+    """Train a copy for one step, and count what is held then.
 
     >>> from minillm.data.chat import Encoded
     >>> from minillm.model import GPTConfig
@@ -145,17 +137,13 @@ def cost_of(model: GPT, examples: Examples, config: TrainConfig) -> Cost:
     gradients = sum(p.grad.nbytes for p in parameters if p.grad is not None)
     states = [s for o in trainer.optimizers for s in o.state.values()]
     moments = sum(t.nbytes for s in states for t in s.values() if torch.is_tensor(t))
-    counted = (count_trainable(model)[0], held_bytes(trainer.model))
-    return Cost(*counted, gradients, moments)
+    weights = held_bytes(trainer.model)
+    return Cost(count_trainable(model)[0], weights, gradients, moments)
 
 
 @torch.no_grad()
 def tell_apart(base: GPT, text: TinyText, examples: Examples) -> int:
-    """Draw rows of the embedding anew, in place, for tokens that no document holds.
-
-    Returns:
-        how many of the tokens of the examples these are.
-    """
+    """Draw new rows, in place, for tokens that only examples hold; return how many."""
     E = base.embed_tokens.weight
     read = torch.bincount(text.rows.flatten(), minlength=len(E)) > 0
     used = torch.zeros_like(read)
@@ -186,7 +174,7 @@ def learn(
     """Train an adapter, save it alone in PEFT's format, and merge it into floats."""
     WAYS[name](policy, **LORA)
     finetune(policy, examples, config)
-    save_lora(policy, run.folder / name, base=str(run.folder / "lora-base"))
+    save_lora(policy, run.folder / name, base=str(run.folder / BASE))
     plain = merged_floats(policy)
     for layer in lora_layers(policy):
         put(policy, layer, plain.get_submodule(layer))
@@ -201,10 +189,9 @@ def gathered(run: Run, cost: Cost, before: float) -> Found:
 
 def tell(run: Run, name: str, full: Cost, found: Found) -> None:
     """Rows for the table: prices beside those of full SFT, then the same questions."""
-    cost = found.cost
-    prices = {"parameters trained": (full.trained, cost.trained)}
-    prices |= {"bytes: weights, gradients, moments": (full.nbytes, cost.nbytes)}
-    for metric, (theirs, ours) in prices.items():
-        run.add(name, metric, f"{theirs:,} in full SFT", f"{ours:,}")
+    held = "bytes: weights, gradients, moments"
+    for metric, part in (("parameters trained", "trained"), (held, "nbytes")):
+        theirs, ours = (f"{getattr(cost, part):,}" for cost in (full, found.cost))
+        run.add(name, metric, f"{theirs} in full SFT", ours)
     for row in found.rows:
         run.add(name, *row)
