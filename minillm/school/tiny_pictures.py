@@ -143,23 +143,34 @@ def alignment_picture(found: dict[str, Outcome]) -> tuple[Axes, str]:
 
 
 def cost_picture(found: dict[str, Found]) -> tuple[Axes, str]:
-    """How much is right against the bytes held to learn it, for each way of SFT."""
+    """What each way of fine-tuning holds, and how much is right after it."""
+    luck = "one run; with another seed another may be best"
     title = cost_title({name: one.cost.nbytes for name, one in found.items()})
-    axes = show.figure(title, "bytes held while training", "instructions right")
+    axes = show.figure(title, f"bytes held while training ({luck})", "", height=2.6)
     colors, told = (show.TRUTH, show.WARM, show.OURS), []
-    for (name, one), color in zip(found.items(), colors, strict=True):
-        text = f"{WAYS[name]}: {one.cost.trained:,} parameters trained"
-        axes.plot(one.cost.nbytes, one.right, "o", color=color, markersize=9)
-        show.label(axes, one.cost.nbytes, one.right, text, color)
-        told.append(f"{WAYS[name]} {one.right:.0%} right in {one.cost.nbytes:,} bytes")
-    show.count_axis(axes)
-    axes.set_ylim(0, 1)
+    for (name, one), place in zip(found.items(), (2, 1, 0), strict=True):
+        cost, left = one.cost, 0
+        for part, color in zip(
+            ("weights", "gradients", "moments"), colors, strict=True
+        ):
+            axes.barh(place, getattr(cost, part), left=left, color=color, height=0.6)
+            middle = left + getattr(cost, part) / 2
+            if place == 2:  # the longest bar says what the colours are
+                axes.annotate(
+                    part, (middle, 2), color="white", ha="center", va="center"
+                )
+            left += getattr(cost, part)
+        text = f"{one.right:.0%} right, {cost.trained:,} trained"
+        show.label(axes, left, place, text, show.TEXT)
+        told.append(f"{WAYS[name]} {left:,} bytes, {text}")
+    axes.set_yticks((2, 1, 0), [WAYS[name] for name in found])
+    axes.grid(visible=False, axis="y")
     axes.set_xlim(0, 1.6 * max(one.cost.nbytes for one in found.values()))
-    luck = "one run: with another seed another may be best"
-    axes.text(0.02, 0.04, luck, transform=axes.transAxes, color=show.TEXT)
+    show.count_axis(axes)
     alt = (
-        "Held-out instructions that are answered rightly against bytes of weights, "
-        f"gradients and moments: {'; '.join(told)}. This is {luck}."
+        "Bytes of weights, gradients and the optimizer's moments, the part of held-out "
+        "instructions that are answered rightly, and the parameters that are trained: "
+        f"{'; '.join(told)}. This is {luck}."
     )
     return axes, alt
 

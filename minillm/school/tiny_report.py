@@ -93,15 +93,16 @@ def cost_rows(found: list[Found]) -> list[tuple[str, ...]]:
     (('parameters trained', '', '9'), ('right', '100%', '60%'))
     """
     costs = {"parameters trained": "trained", "bytes of weights": "weights"}
-    costs |= {"of gradients": "gradients", "of moments": "moments", "all": "nbytes"}
+    costs |= {"bytes of gradients": "gradients", "bytes of moments": "moments"}
+    costs |= {"bytes in all": "nbytes"}
     rows = [
         (metric, "", *(f"{getattr(one.cost, part):,}" for one in found))
         for metric, part in costs.items()
     ]
-    befores = [f"{one.before:.3f}" for one in found]
-    rows.append(("documents: excess before", "0.000", *befores))
     for same in zip(*(one.rows for one in found), strict=True):
         rows.append((*same[0][:2], *(measured for *_, measured in same)))
+    befores = [f"{one.before:.3f}" for one in found]
+    rows.insert(-1, ("documents: excess before SFT", "0.000", *befores))
     return rows
 
 

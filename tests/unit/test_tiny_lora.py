@@ -152,4 +152,4 @@ def test_the_picture_says_what_is_held_and_that_it_is_one_run():
     axes, alt = tiny_pictures.cost_picture(found)
     title = "LoRA holds 50% of the bytes of full SFT, QLoRA 25%"
     assert axes.get_title(loc="left") == title
-    assert "one run" in alt and "QLoRA 50% right in 250 bytes" in alt
+    assert "one run" in alt and "QLoRA 250 bytes, 50% right, 10 trained" in alt
