@@ -24,10 +24,10 @@ from minillm.school.options import TRAINING, TourOptions
 from minillm.school.pipeline import Run
 from minillm.school.pretraining import pretrain
 from minillm.school.tiny_align import align
+from minillm.school.tiny_judge import teach_judge
 from minillm.school.tiny_looks import TinyLook
 from minillm.school.tiny_lora import fine_tune_cheaply
 from minillm.school.tiny_measure import measure
-from minillm.school.tiny_reward import teach_judge
 from minillm.school.tiny_sft import fine_tune, respond_to_all
 from minillm.school.tinytext import TinyText, tiny_text
 from minillm.training import Trainer

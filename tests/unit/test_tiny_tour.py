@@ -16,6 +16,7 @@ from minillm.model import GPT, GPTConfig
 from minillm.school import (
     show,
     tiny_align,
+    tiny_judge,
     tiny_lora,
     tiny_measure,
     tiny_pictures,
@@ -47,7 +48,8 @@ def few(monkeypatch):
     monkeypatch.setattr(tiny_measure, "by_rank", lambda lore: by_rank(lore, 2))
     monkeypatch.setattr("minillm.school.tiny_looks.FEW", 2)
     monkeypatch.setattr(tiny_reward, "PAIRS", 40)
-    monkeypatch.setattr(tiny_reward, "JUDGED", 20)
+    for name, small in {"MORE": 24, "FROM": 60, "REFUSALS": 8, "JUDGED": 20}.items():
+        monkeypatch.setattr(tiny_judge, name, small)
     for name, small in {"HELD_OUT": 12, "PROMPTS": 20, "VERDICTS": 20}.items():
         monkeypatch.setattr(tiny_align, name, small)
     for settings in (tiny_align.PPO, tiny_align.DPO, tiny_align.GRPO):
