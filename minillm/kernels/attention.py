@@ -15,9 +15,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from minillm.errors import require, require_count, require_one_of
-from minillm.kernels import tiled
+from minillm.kernels.tiled import tiled_attention
 
-Lengths = Int[Tensor, " B"] | tuple[Int[Tensor, " B"], Int[Tensor, " B"]] | None
+Lengths = Int[Tensor, " B"]
 
 
 def flash_attention(
@@ -26,13 +26,14 @@ def flash_attention(
     v: Float[Tensor, "B G Tk D"],
     causal: bool = True,
     window: int | None = None,
-    lengths: Lengths = None,
+    lengths: Lengths | tuple[Lengths, Lengths] | None = None,
     impl: str = "auto",
 ) -> Float[Tensor, "B H Tq D"]:
     r"""Attention by tiles: O(T) memory, exact, bitwise the same in every run.
 
-    Query i of Lq stands at position i + Lk - Lq: the last query meets the last key. A
-    row that sees nothing is 0, and so is padding; neither gets or gives a gradient.
+    Of Lq queries and Lk keys, query i stands at position i + Lk - Lq: the last query
+    meets the last key. What sees nothing is 0, and so is padding; neither gets or gives
+    a gradient.
 
     Args:
         q: queries; every H / G heads in a row share a head of k and v.
@@ -50,12 +51,12 @@ def flash_attention(
             lengths that the tensors do not have, or what Triton cannot do here.
 
     Source: Dao 2023 (FlashAttention-2, arXiv:2307.08691), section 3.1. Windows: Jiang
-        et al. 2023 (Mistral), section 2.
+        et al. 2023 (Mistral 7B), section 2.
 
     Differs from the paper: dq and dk, dv come from two kernels without atomic additions
         (7 matrix products for 5), hence the same bits in every run. Differs from
-        ``scaled_dot_product_attention``: with Tq != Tk, ``is_causal`` there aligns the
-        first query with the first key.
+        ``scaled_dot_product_attention``: with Tq != Tk, ``is_causal`` there lets the
+        first query meet the first key.
 
     >>> q, k, v = torch.randn(1, 4, 5, 16), *torch.randn(2, 1, 2, 5, 16)
     >>> y = torch.nn.functional.scaled_dot_product_attention(
@@ -63,30 +64,63 @@ def flash_attention(
     >>> bool(torch.allclose(flash_attention(q, k, v), y, atol=1e-5))
     True
     """
+    require_one_of(("auto", "triton", "tiled"), impl=impl)
     check_tensors(q, k, v)
-    endless = q.shape[2] + k.shape[2]
+    pairs = None if lengths is None else length_pairs(lengths, q, k)
+    left = q.shape[2] + k.shape[2]  # beyond every key
     if window is not None:
         require_count(window=window)
-        endless = window - 1
-    pairs = None if lengths is None else check_lengths(lengths, q, k)
-    right = 0 if causal else endless
-    return FlashAttention.apply(q, k, v, pairs, endless, right, backend(impl, q))
+        left = min(left, window - 1)
+    sight = left, 0 if causal else left
+    has_triton = importlib.util.find_spec("triton") is not None
+    if impl == "tiled" or (impl == "auto" and not (q.is_cuda and has_triton)):
+        return tiled_attention(q, k, v, pairs, *sight)
+    remedy = 'pip install -c constraints.txt triton (Linux only), or take impl="tiled"'
+    require(has_triton, "impl", impl, '"tiled" where triton is not installed', remedy)
+    # Here and not above: what a machine without triton never asks for.
+    from minillm.kernels.triton_backward import triton_attention
+
+    return triton_attention(q, k, v, pairs, *sight)
 
 
-class FlashAttention(torch.autograd.Function):
-    """What both implementations share: what is kept for the backward pass."""
+def check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """Refuse queries, keys and values that do not belong together.
 
-    @staticmethod
-    def forward(ctx, q, k, v, lengths, left, right, impl):
-        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-        out, L = impl.forward(q, k, v, lengths, left, right)
-        ctx.save_for_backward(q, k, v, out, L)
-        ctx.rest = lengths, left, right
-        ctx.impl = impl
-        return out
+    >>> check_tensors(torch.ones(1, 3, 4, 8), *torch.ones(2, 1, 2, 4, 8))
+    Traceback (most recent call last):
+    ValueError: q must be of H heads, a multiple of the 2 heads of k, got ...
+    """
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        shape = tuple(x.shape)
+        sizes = "of shape (B, heads, T, D), no size 0"
+        ok = x.dim() == 4 and x.numel() > 0
+        require(ok, name, shape, sizes, "give at least one token to one head")
+        alike = x.is_floating_point() and (x.dtype, x.device) == (q.dtype, q.device)
+        same = f"floating-point, of {q.dtype} and on {q.device} like q"
+        require(alike, name, f"{x.dtype} on {x.device}", same, "use .to(...)")
+    require(k.shape == v.shape, "v", v, f"of k's shape {tuple(k.shape)}", "match them")
+    (B, H, _, D), G = q.shape, k.shape[1]
+    ok = (B, D) == (k.shape[0], k.shape[3])
+    require(ok, "k", k, f"of B = {B} and D = {D} like q", "match them")
+    heads = f"of H heads, a multiple of the {G} heads of k"
+    require(H % G == 0, "q", q, heads, "every H / G query heads share one")
 
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, do):
-        grads = ctx.impl.backward(do.contiguous(), *ctx.saved_tensors, *ctx.rest)
-        return *grads, None, None, None, None
+
+def length_pairs(
+    lengths: Lengths | tuple[Lengths, Lengths], q: Tensor, k: Tensor
+) -> list[list[int]]:
+    """Lengths as pairs (of queries, of keys), refused if the tensors are shorter.
+
+    >>> x = torch.ones(2, 1, 4, 8)
+    >>> length_pairs(torch.tensor([4, 3]), x, x)
+    [[4, 4], [3, 3]]
+    """
+    both = lengths if isinstance(lengths, tuple) else (lengths, lengths)
+    for x, of in zip(both, (q, k), strict=True):
+        B, T = len(of), of.shape[2]
+        ok = isinstance(x, Tensor) and x.shape == (B,) and not x.is_floating_point()
+        ok = ok and bool(((x >= 0) & (x <= T)).all())
+        what = f"B = {B} ints in 0..{T} for queries and for keys"
+        remedy = "count the real tokens of each row; padding stands behind them"
+        require(ok, "lengths", x, what, remedy)
+    return torch.stack(both, dim=1).tolist()
