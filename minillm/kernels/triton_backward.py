@@ -43,10 +43,10 @@ def dq_kernel(
         Lk = tl.load(LENGTHS + head // H * 2 + 1)
     shift, d = Lk - Lq, tl.arange(0, D)[None, :]
     i = i0 + tl.arange(0, BQ)
-    rows, real = head * Tq * D + i[:, None] * D + d, i[:, None] < Lq
-    q = tl.load(Q + rows, mask=real, other=0.0)
-    do = tl.load(DO + rows, mask=real, other=0.0)
-    o = tl.load(OUT + rows, mask=real, other=0.0)
+    rows, text = i[:, None] * D + d, i[:, None] < Lq
+    q = tl.load(Q + head * Tq * D + rows, mask=text, other=0.0)
+    do = tl.load(DO + head * Tq * D + rows, mask=text, other=0.0)
+    o = tl.load(OUT + head * Tq * D + rows, mask=text, other=0.0)
     delta = tl.sum(do.to(tl.float32) * o.to(tl.float32), 1)
     tl.store(DELTA + head * Tq + i, delta, mask=i < Tq)
     L_i = tl.load(L + head * Tq + i, mask=i < Lq, other=float("inf"))[:, None]
@@ -66,7 +66,7 @@ def dq_kernel(
             dS = (P * (dP - delta[:, None])).to(k.dtype)
             dq = tl.dot(dS, k, dq, input_precision="ieee")
     dq *= scale / LOG2E
-    tl.store(DQ + rows, dq.to(q.dtype), mask=i[:, None] < Tq)
+    tl.store(DQ + head * Tq * D + rows, dq.to(q.dtype), mask=i[:, None] < Tq)
 
 
 @triton.jit
@@ -84,22 +84,23 @@ def dkdv_kernel(
         Lk = tl.load(LENGTHS + group * R // H * 2 + 1)
     shift, d = Lk - Lq, tl.arange(0, D)[None, :]
     j = j0 + tl.arange(0, BK)
-    cols, real = group * Tk * D + j[:, None] * D + d, j[:, None] < Lk
-    k = tl.load(K + cols, mask=real, other=0.0)
-    v = tl.load(V + cols, mask=real, other=0.0)
+    cols, text = j[:, None] * D + d, j[:, None] < Lk
+    k = tl.load(K + group * Tk * D + cols, mask=text, other=0.0)
+    v = tl.load(V + group * Tk * D + cols, mask=text, other=0.0)
     dk = tl.zeros([BK, D], tl.float32)
     dv = tl.zeros([BK, D], tl.float32)
     bounds = edges(j0 - shift, min(j0 + BK, Lk) - 1 - shift, right, left, Lq, BQ)
     for head in range(group * R, group * R + R):
+        Q_h, DO_h = Q + head * Tq * D, DO + head * Tq * D
+        L_h, DELTA_h = L + head * Tq, DELTA + head * Tq
         for part in tl.static_range(3):
             for i0 in range(bounds[part], bounds[part + 1], BQ):
                 i = i0 + tl.arange(0, BQ)
-                rows, real = head * Tq + i, (i < Lq) | (part == 1)
-                wide = rows[:, None] * D + d
-                q = tl.load(Q + wide, mask=real[:, None], other=0.0)
-                do = tl.load(DO + wide, mask=real[:, None], other=0.0)
-                L_i = tl.load(L + rows, mask=real, other=float("inf"))[None, :]
-                delta = tl.load(DELTA + rows, mask=real, other=0.0)[None, :]
+                rows, real = i[:, None] * D + d, (i < Lq) | (part == 1)
+                q = tl.load(Q_h + rows, mask=real[:, None], other=0.0)
+                do = tl.load(DO_h + rows, mask=real[:, None], other=0.0)
+                L_i = tl.load(L_h + i, mask=real, other=float("inf"))[None, :]
+                delta = tl.load(DELTA_h + i, mask=real, other=0.0)[None, :]
                 p = i[None, :] + shift
                 s = scores(k, q, p, j[:, None], Lk, left, right, part == 1)
                 P = tl.exp2(s * scale - L_i)
@@ -107,10 +108,11 @@ def dkdv_kernel(
                 dP = tl.dot(v, tl.trans(do), input_precision="ieee")
                 dS = (P * (dP - delta)).to(q.dtype)
                 dk = tl.dot(dS, q, dk, input_precision="ieee")
-    real = j[:, None] < Lk  # beyond the text keys were 0 and their P was not
-    dk = tl.where(real, dk * (scale / LOG2E), 0.0).to(k.dtype)
-    tl.store(DK + cols, dk, mask=j[:, None] < Tk)
-    tl.store(DV + cols, tl.where(real, dv, 0.0).to(k.dtype), mask=j[:, None] < Tk)
+    # Beyond the text keys were 0 and their P was not.
+    dk = tl.where(text, dk * (scale / LOG2E), 0.0).to(k.dtype)
+    dv = tl.where(text, dv, 0.0).to(k.dtype)
+    tl.store(DK + group * Tk * D + cols, dk, mask=j[:, None] < Tk)
+    tl.store(DV + group * Tk * D + cols, dv, mask=j[:, None] < Tk)
 
 
 class TritonAttention(torch.autograd.Function):
