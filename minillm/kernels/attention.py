@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from minillm.errors import require, require_count, require_one_of
-from minillm.kernels.tiled import tiled_attention
+from minillm.kernels.tiled_backward import tiled_attention
 
 Lengths = Int[Tensor, " B"]
 
@@ -100,7 +100,7 @@ def check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
         require(alike, name, f"{x.dtype} on {x.device}", same, "use .to(...)")
     require(k.shape == v.shape, "v", v, f"of k's shape {tuple(k.shape)}", "match them")
     (B, H, _, D), G = q.shape, k.shape[1]
-    ok = (B, D) == (k.shape[0], k.shape[3])
+    ok = (k.shape[0], k.shape[3]) == (B, D)
     require(ok, "k", k, f"of B = {B} and D = {D} like q", "match them")
     heads = f"of H heads, a multiple of the {G} heads of k"
     require(H % G == 0, "q", q, heads, "every H / G query heads share one")

@@ -1,15 +1,13 @@
-r"""The backward pass of attention in Triton: two kernels, one the transpose of the other.
+r"""The gradient of attention in Triton: two kernels, one the transpose of the other.
 
-Each tile of P is made again from q, k and L, which is cheaper than to have kept it.
-``dq_kernel`` holds a tile of queries and lets keys pass by; ``dkdv_kernel`` holds a tile
-of keys and lets queries pass by, of all heads that share these keys. Every result has
-one writer, so there are no atomic additions, and the same input gives the same bits.
+``dq_kernel`` holds a tile of queries and lets keys pass by; ``dkdv_kernel`` holds a
+tile of keys and lets queries pass by, of all heads that share it. Each result has one
+writer, so nothing is added atomically, and the same input gives the same bits.
 
-The transposed tiles of ``dkdv_kernel`` (keys down, queries across) are made as such: to
-turn a tile around on its way between two products would go through shared memory.
+The tiles of ``dkdv_kernel`` are made with keys down and queries across: to turn them
+between two products would take a way through shared memory.
 
-Source: Dao 2023 (FlashAttention-2, arXiv:2307.08691), algorithm 2, with its inner loop
-split in two as in section 3.2's remark on the order of loops.
+``tiled_backward`` has the formulas and their source.
 """
 
 import math
@@ -20,12 +18,11 @@ import triton.language as tl
 from torch import Tensor
 
 from minillm.errors import require
-from minillm.kernels import tiled
-from minillm.kernels.triton_forward import (
-    DTYPES, HEAD_SIZES, INTERPRETED, config, edges, forward, scores
-)  # fmt: skip
+from minillm.kernels import triton_forward
+from minillm.kernels.tiled_forward import LOG2E
+from minillm.kernels.triton_forward import INTERPRETED, config, edges, forward, scores
 
-LOG2E = tl.constexpr(tiled.LOG2E)
+LN2 = tl.constexpr(1 / LOG2E)
 
 
 @triton.jit
@@ -47,8 +44,8 @@ def dq_kernel(
     q = tl.load(Q + head * Tq * D + rows, mask=text, other=0.0)
     do = tl.load(DO + head * Tq * D + rows, mask=text, other=0.0)
     o = tl.load(OUT + head * Tq * D + rows, mask=text, other=0.0)
-    delta = tl.sum(do.to(tl.float32) * o.to(tl.float32), 1)
-    tl.store(DELTA + head * Tq + i, delta, mask=i < Tq)
+    delta = tl.sum(do.to(tl.float32) * o.to(tl.float32), 1, keep_dims=True)
+    tl.store(DELTA + head * Tq + i[:, None], delta, mask=i[:, None] < Tq)
     L_i = tl.load(L + head * Tq + i, mask=i < Lq, other=float("inf"))[:, None]
     K, V = K + head // R * Tk * D, V + head // R * Tk * D
     dq = tl.zeros([BQ, D], tl.float32)
@@ -62,10 +59,9 @@ def dq_kernel(
             p = i[:, None] + shift
             s = scores(q, k, p, j[None, :], Lk, left, right, part == 1)
             P = tl.exp2(s * scale - L_i)
-            dP = tl.dot(do, tl.trans(v), input_precision="ieee")
-            dS = (P * (dP - delta[:, None])).to(k.dtype)
-            dq = tl.dot(dS, k, dq, input_precision="ieee")
-    dq *= scale / LOG2E
+            dS = P * (tl.dot(do, tl.trans(v), input_precision="ieee") - delta)
+            dq = tl.dot(dS.to(k.dtype), k, dq, input_precision="ieee")
+    dq *= scale * LN2
     tl.store(DQ + head * Tq * D + rows, dq.to(q.dtype), mask=i[:, None] < Tq)
 
 
@@ -87,8 +83,7 @@ def dkdv_kernel(
     cols, text = j[:, None] * D + d, j[:, None] < Lk
     k = tl.load(K + group * Tk * D + cols, mask=text, other=0.0)
     v = tl.load(V + group * Tk * D + cols, mask=text, other=0.0)
-    dk = tl.zeros([BK, D], tl.float32)
-    dv = tl.zeros([BK, D], tl.float32)
+    dk, dv = tl.zeros([BK, D], tl.float32), tl.zeros([BK, D], tl.float32)
     bounds = edges(j0 - shift, min(j0 + BK, Lk) - 1 - shift, right, left, Lq, BQ)
     for head in range(group * R, group * R + R):
         Q_h, DO_h = Q + head * Tq * D, DO + head * Tq * D
@@ -101,18 +96,17 @@ def dkdv_kernel(
                 do = tl.load(DO_h + rows, mask=real[:, None], other=0.0)
                 L_i = tl.load(L_h + i, mask=real, other=float("inf"))[None, :]
                 delta = tl.load(DELTA_h + i, mask=real, other=0.0)[None, :]
-                p = i[None, :] + shift
-                s = scores(k, q, p, j[:, None], Lk, left, right, part == 1)
+                s = scores(
+                    k, q, i[None, :] + shift, j[:, None], Lk, left, right, part == 1
+                )
                 P = tl.exp2(s * scale - L_i)
                 dv = tl.dot(P.to(q.dtype), do, dv, input_precision="ieee")
-                dP = tl.dot(v, tl.trans(do), input_precision="ieee")
-                dS = (P * (dP - delta)).to(q.dtype)
-                dk = tl.dot(dS, q, dk, input_precision="ieee")
+                dS = P * (tl.dot(v, tl.trans(do), input_precision="ieee") - delta)
+                dk = tl.dot(dS.to(q.dtype), q, dk, input_precision="ieee")
     # Beyond the text keys were 0 and their P was not.
-    dk = tl.where(text, dk * (scale / LOG2E), 0.0).to(k.dtype)
-    dv = tl.where(text, dv, 0.0).to(k.dtype)
-    tl.store(DK + group * Tk * D + cols, dk, mask=j[:, None] < Tk)
-    tl.store(DV + group * Tk * D + cols, dv, mask=j[:, None] < Tk)
+    dk, dv = tl.where(text, dk * (scale * LN2), 0.0), tl.where(text, dv, 0.0)
+    tl.store(DK + group * Tk * D + cols, dk.to(k.dtype), mask=j[:, None] < Tk)
+    tl.store(DV + group * Tk * D + cols, dv.to(k.dtype), mask=j[:, None] < Tk)
 
 
 class TritonAttention(torch.autograd.Function):
@@ -142,7 +136,7 @@ def backward(
     """The gradients of q, k and v, all contiguous."""
     (B, H, Tq, D), (G, Tk) = q.shape, k.shape[1:3]
     delta, dq, dk, dv = (torch.empty_like(x) for x in (L, q, k, v))
-    sizes = (H, H // G, Tq, Tk, tiled.LOG2E / math.sqrt(D), left, right, D)
+    sizes = (H, H // G, Tq, Tk, LOG2E / math.sqrt(D), left, right, D)
     c = config("dq", q)
     dq_kernel[triton.cdiv(Tq, c.BQ) * B * H,](
         do, q, k, v, out, L, delta, dq, lengths, *sizes, **c._asdict()
@@ -160,18 +154,16 @@ def triton_attention(
     """Attention of a batch by kernels; see ``flash_attention``.
 
     Raises:
-        ValueError: a head size without a configuration, a type that the kernels do not
-            have, or tensors on the CPU without Triton's interpreter.
+        ValueError: a head size without a configuration, a type that the kernels or the
+            interpreter do not have, or tensors on the CPU without the interpreter.
     """
     D, twin = q.shape[-1], 'or take impl="tiled"'
-    require(D in HEAD_SIZES, "D", D, f"one of {HEAD_SIZES}", f"pad the heads, {twin}")
-    require(q.dtype in DTYPES, "q", q, f"one of {DTYPES}", f"use .to(...), {twin}")
+    sizes, types = triton_forward.HEAD_SIZES, triton_forward.DTYPES
+    require(D in sizes, "D", D, f"one of {sizes}", f"pad the heads, {twin}")
+    require(q.dtype in types, "q", q, f"one of {types}", f"use .to(...), {twin}")
     here = q.is_cuda or INTERPRETED
     remedy = f"set TRITON_INTERPRET=1 before Python starts, move them, {twin}"
     require(here, "q", q.device, "on a GPU for compiled kernels", remedy)
-    bf16 = INTERPRETED and q.dtype == torch.bfloat16
-    remedy = f"the interpreter multiplies its bits; use float32, {twin}"
-    require(not bf16, "q", q, "of another type than bfloat16", remedy)
     if lengths is not None:
         lengths = torch.tensor(lengths, dtype=torch.int32, device=q.device)
     return TritonAttention.apply(q, k, v, lengths, left, right)

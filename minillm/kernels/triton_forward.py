@@ -1,15 +1,15 @@
-r"""The forward pass of attention in Triton; ``tiled`` has the formulas and the names.
+r"""The forward pass of attention in Triton; ``tiled_forward`` has the formulas.
 
 A *program* is what one processor of the GPU does: here, all keys for one tile of
-queries of one head. Its o, m and l stay in registers, tiles of k and v pass by, and
+queries of one head. Its o, m and Z stay in registers, tiles of k and v pass by, and
 nothing of the size T x T is ever written. Three things make it fast:
 
 - tiles that no query sees are not visited, and those that all see need no mask;
 - both products run on tensor cores: half precision in, float32 out;
 - exponentials are powers of 2, with the scale folded into one multiplication.
 
-Loads are plain pointers, so that this runs in Triton's interpreter (set
-TRITON_INTERPRET=1 before the first import of triton), where ``print`` works in a kernel.
+Loads are plain pointers, so that this runs in Triton's interpreter as well (set
+TRITON_INTERPRET=1 before the first import of triton); there, ``print`` works.
 
 Source: Dao 2023 (FlashAttention-2, arXiv:2307.08691), algorithm 1.
 """
@@ -22,11 +22,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from minillm.kernels import tiled
+from minillm.kernels import tiled_forward as tiled
 
 LOWEST = tl.constexpr(tiled.LOWEST)
 INTERPRETED = triton.knobs.runtime.interpret  # TRITON_INTERPRET=1 when triton came in
-edges = tiled.edges if INTERPRETED else triton.jit(tiled.edges)  # the twin's very tiles
+edges = (
+    tiled_forward.edges if INTERPRETED else triton.jit(tiled_forward.edges)
+)  # the twin's very tiles
 
 
 class Config(NamedTuple):
@@ -53,9 +55,10 @@ CONFIGS = {
     ("dkdv", 64): Config(64, 128, 8, 2),
     ("dkdv", 128): Config(32, 128, 8, 2),
 }
-FLOAT32 = Config(32, 32, 4, 1)  # twice the bytes, and no tensor cores for whole floats
+FLOAT32 = Config(32, 32, 8, 1)  # whole floats know no tensor cores: exact, not fast
 HEAD_SIZES = sorted({D for _, D in CONFIGS})
-DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+DTYPES = DTYPES[:2] if INTERPRETED else DTYPES  # it would multiply bfloat16's bits
 
 
 @triton.jit
@@ -72,7 +75,7 @@ def forward_kernel(
     Q, K, V, OUT, L, LENGTHS, H, R, Tq, Tk, scale, left, right,
     D: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """One tile of queries: its output, and L = m + log2 l."""
+    """One tile of queries: its output, and L = m + log2 Z."""
     blocks = tl.cdiv(Tq, BQ)
     head = (tl.program_id(0) // blocks).to(tl.int64)  # its offsets may pass 2^31
     i0 = (blocks - 1 - tl.program_id(0) % blocks) * BQ  # the longest rows go first
@@ -86,7 +89,7 @@ def forward_kernel(
     i = i0 + tl.arange(0, BQ)
     q = tl.load(Q + i[:, None] * D + d, mask=i[:, None] < Lq, other=0.0)
     m = tl.full([BQ], LOWEST, tl.float32)
-    l = tl.zeros([BQ], tl.float32)
+    Z = tl.zeros([BQ], tl.float32)
     o = tl.zeros([BQ, D], tl.float32)
     bounds = edges(i0 + shift, min(i0 + BQ, Lq) - 1 + shift, left, right, Lk, BK)
     for part in tl.static_range(3):
@@ -100,15 +103,15 @@ def forward_kernel(
             m_new = tl.maximum(m, tl.max(s, 1) * scale)
             P = tl.exp2(s * scale - m_new[:, None])
             shrink = tl.exp2(m - m_new)
-            l = l * shrink + tl.sum(P, 1)
+            Z = Z * shrink + tl.sum(P, 1)
             o = o * shrink[:, None]
             o = tl.dot(P.to(v.dtype), v, o, input_precision="ieee")
             m = m_new
-    seeing = (l > 0) & (i < Lq)
-    l = tl.where(seeing, l, 1.0)
-    o = tl.where(seeing[:, None], o / l[:, None], 0.0)
+    seeing = (Z > 0) & (i < Lq)
+    Z = tl.where(seeing, Z, 1.0)
+    o = tl.where(seeing[:, None], o / Z[:, None], 0.0)
     tl.store(OUT + i[:, None] * D + d, o.to(q.dtype), mask=i[:, None] < Tq)
-    tl.store(L + i, tl.where(seeing, m + tl.log2(l), float("inf")), mask=i < Tq)
+    tl.store(L + i, tl.where(seeing, m + tl.log2(Z), float("inf")), mask=i < Tq)
 
 
 def config(kernel: str, q: Tensor) -> Config:
@@ -124,7 +127,7 @@ def forward(
     out, L = torch.empty_like(q), q.new_empty(B, H, Tq, dtype=torch.float32)
     c = config("forward", q)
     forward_kernel[triton.cdiv(Tq, c.BQ) * B * H,](
-        q, k, v, out, L, lengths, H, H // G, Tq, Tk, tiled.LOG2E / math.sqrt(D),
+        q, k, v, out, L, lengths, H, H // G, Tq, Tk, tiled_forward.tiled.LOG2E / math.sqrt(D),
         left, right, D, **c._asdict(),
     )  # fmt: skip
     return out, L
