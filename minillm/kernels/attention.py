@@ -4,17 +4,15 @@ r"""Attention whose memory grows with the length of a text and not with its squa
 
 over the keys j that query i sees. ``flash_attention`` is the one door: on a GPU it runs
 the Triton kernels, elsewhere their twin in PyTorch. Both are exact: tiles change the
-order of additions and nothing else. ``tiled`` tells how it works, ``triton_forward``
-and ``triton_backward`` make it fast.
+order of additions and nothing else. ``tiled_forward`` tells how it works.
 """
-
-import importlib.util
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from minillm.errors import require, require_count, require_one_of
+from minillm.errors import require, require_count
+from minillm.kernels.choice import runs_in_triton
 from minillm.kernels.tiled_backward import tiled_attention
 
 Lengths = Int[Tensor, " B"]
@@ -44,7 +42,7 @@ def flash_attention(
         lengths: of the texts, where padding follows them: one tensor where queries and
             keys are the same tokens, else a pair, (of queries, of keys). On the CPU,
             or reading them waits for the GPU. ``None`` is no padding.
-        impl: "triton", "tiled" (the twin), or "auto": Triton for tensors on a GPU.
+        impl: "triton", "tiled" (the twin), or "auto"; see ``runs_in_triton``.
 
     Raises:
         ValueError: shapes, types or devices that do not belong together, empty tensors,
@@ -64,7 +62,6 @@ def flash_attention(
     >>> bool(torch.allclose(flash_attention(q, k, v), y, atol=1e-5))
     True
     """
-    require_one_of(("auto", "triton", "tiled"), impl=impl)
     check_tensors(q, k, v)
     pairs = None if lengths is None else length_pairs(lengths, q, k)
     left = q.shape[2] + k.shape[2]  # beyond every key
@@ -72,12 +69,8 @@ def flash_attention(
         require_count(window=window)
         left = min(left, window - 1)
     sight = left, 0 if causal else left
-    has_triton = importlib.util.find_spec("triton") is not None
-    if impl == "tiled" or (impl == "auto" and not (q.is_cuda and has_triton)):
+    if not runs_in_triton(impl, q):
         return tiled_attention(q, k, v, pairs, *sight)
-    remedy = 'pip install -c constraints.txt triton (Linux only), or take impl="tiled"'
-    require(has_triton, "impl", impl, '"tiled" where triton is not installed', remedy)
-    # Here and not above: what a machine without triton never asks for.
     from minillm.kernels.triton_backward import triton_attention
 
     return triton_attention(q, k, v, pairs, *sight)

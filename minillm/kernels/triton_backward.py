@@ -20,7 +20,7 @@ from torch import Tensor
 from minillm.errors import require
 from minillm.kernels import triton_forward
 from minillm.kernels.tiled_forward import LOG2E
-from minillm.kernels.triton_forward import INTERPRETED, config, edges, forward, scores
+from minillm.kernels.triton_forward import config, edges, forward, scores
 
 LN2 = tl.constexpr(1 / LOG2E)
 
@@ -154,16 +154,13 @@ def triton_attention(
     """Attention of a batch by kernels; see ``flash_attention``.
 
     Raises:
-        ValueError: a head size without a configuration, a type that the kernels or the
-            interpreter do not have, or tensors on the CPU without the interpreter.
+        ValueError: a head size without a configuration, or a type that the kernels (or
+            the interpreter) do not have.
     """
     D, twin = q.shape[-1], 'or take impl="tiled"'
     sizes, types = triton_forward.HEAD_SIZES, triton_forward.DTYPES
     require(D in sizes, "D", D, f"one of {sizes}", f"pad the heads, {twin}")
     require(q.dtype in types, "q", q, f"one of {types}", f"use .to(...), {twin}")
-    here = q.is_cuda or INTERPRETED
-    remedy = f"set TRITON_INTERPRET=1 before Python starts, move them, {twin}"
-    require(here, "q", q.device, "on a GPU for compiled kernels", remedy)
     if lengths is not None:
         lengths = torch.tensor(lengths, dtype=torch.int32, device=q.device)
     return TritonAttention.apply(q, k, v, lengths, left, right)
