@@ -113,7 +113,7 @@ def length_pairs(
         B, T = len(of), of.shape[2]
         ok = isinstance(x, Tensor) and x.shape == (B,) and not x.is_floating_point()
         ok = ok and bool(((x >= 0) & (x <= T)).all())
-        what = f"B = {B} ints in 0..{T} for queries and for keys"
+        what = f"a tensor of B = {B} ints in 0..{T}"
         remedy = "count the real tokens of each row; padding stands behind them"
         require(ok, "lengths", x, what, remedy)
     return torch.stack(both, dim=1).tolist()

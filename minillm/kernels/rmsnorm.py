@@ -101,12 +101,10 @@ def rms_norm(
     shape = tuple(x.shape[-1:])
     require(x.numel() > 0, "x", x, "of at least one row of numbers", "give one")
     require(weight.shape == shape, "weight", weight, f"of shape {shape}", "match x")
-    kinds = x.is_floating_point() and (weight.dtype, weight.device) == (
-        x.dtype,
-        x.device,
-    )
-    same = f"floating-point like x, of {x.dtype} on {x.device}"
-    require(kinds, "weight", f"{weight.dtype} on {weight.device}", same, "use .to(...)")
+    kind = f"{weight.dtype} on {weight.device}"
+    same = f"{x.dtype} on {x.device}"
+    require(kind == same, "weight", kind, f"{same} like x", "use .to(...)")
+    require(x.is_floating_point(), "x", x, "floating-point", "use .float()")
     require_positive(eps=eps)
     rows, passes = x.reshape(-1, *shape).contiguous(), (forward, backward)
     if runs_in_triton(impl, x):

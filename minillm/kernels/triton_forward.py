@@ -40,15 +40,12 @@ class Config(NamedTuple):
 
 # None spills registers on Hopper, a test says; benchmarks/attention.py tunes them.
 CONFIGS = {
-    ("forward", 16): Config(128, 64, 4, 3),
     ("forward", 32): Config(128, 64, 4, 3),
     ("forward", 64): Config(128, 128, 8, 2),
     ("forward", 128): Config(128, 128, 8, 2),
-    ("dq", 16): Config(128, 64, 8, 2),
     ("dq", 32): Config(128, 64, 8, 2),
     ("dq", 64): Config(128, 64, 8, 2),
     ("dq", 128): Config(128, 64, 8, 2),
-    ("dkdv", 16): Config(64, 128, 8, 2),
     ("dkdv", 32): Config(64, 128, 8, 2),
     ("dkdv", 64): Config(64, 128, 8, 2),
     ("dkdv", 128): Config(32, 128, 8, 2),
@@ -125,7 +122,7 @@ def forward(
     out, L = torch.empty_like(q), q.new_empty(B, H, Tq, dtype=torch.float32)
     c = config("forward", q)
     forward_kernel[triton.cdiv(Tq, c.BQ) * B * H,](
-        q, k, v, out, L, lengths, H, H // G, Tq, Tk, tiled_forward.tiled.LOG2E / math.sqrt(D),
+        q, k, v, out, L, lengths, H, H // G, Tq, Tk, tiled.LOG2E / math.sqrt(D),
         left, right, D, **c._asdict(),
     )  # fmt: skip
     return out, L
