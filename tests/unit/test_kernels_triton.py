@@ -33,6 +33,11 @@ CASES = {
         40, 45, {"lengths": (torch.tensor([39, 2]), torch.tensor([7, 45]))}
     ),
     "ragged, an empty one": (33, 33, {"lengths": torch.tensor([0, 20])}),
+    "ragged, and everybody sees all": (  # else no key tile ends within a full one
+        33,
+        40,
+        {"lengths": (torch.tensor([33, 1]), torch.tensor([7, 0])), "causal": False},
+    ),
 }  # fmt: skip
 
 
