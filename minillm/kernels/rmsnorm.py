@@ -21,21 +21,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 from minillm.errors import require, require_positive
-from minillm.kernels.choice import runs_in_triton
+from minillm.kernels.choice import Passes, runs_in_triton
 
 STRIP = 16  # rows of a program
 
 
 def forward(
     x: Float[Tensor, "N C"], w: Float[Tensor, " C"], eps: float
-) -> tuple[Float[Tensor, "N C"], Float[Tensor, " N"]]:
-    """The normalised rows, and r for the backward pass."""
+) -> tuple[Float[Tensor, "N C"], tuple[Float[Tensor, " N"]]]:
+    """The normalised rows, and r to keep for the backward pass."""
     y, r = torch.empty_like(x), x.new_empty(len(x))
     for start in range(0, len(x), STRIP):
         rows = slice(start, start + STRIP)
         r[rows] = torch.rsqrt(x[rows].square().mean(-1) + eps)
         y[rows] = x[rows] * r[rows, None] * w
-    return y, r
+    return y, (r,)
 
 
 def backward(
@@ -43,6 +43,7 @@ def backward(
     x: Float[Tensor, "N C"],
     w: Float[Tensor, " C"],
     r: Float[Tensor, " N"],
+    eps: float,
 ) -> tuple[Float[Tensor, "N C"], Float[Tensor, " C"]]:
     """The gradients of x and w."""
     dx, dw = torch.empty_like(x), []
@@ -53,22 +54,6 @@ def backward(
         dx[rows] = r_r * (dy_r * w - x_r * r_r**2 * along)
         dw.append((dy_r * x_r * r_r).sum(0))
     return dx, torch.stack(dw).sum(0)
-
-
-class RMSNormFunction(torch.autograd.Function):
-    """Both passes as one operation; ``passes`` are (forward, backward) of a module."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, w: Tensor, eps: float, passes: tuple) -> Tensor:
-        y, r = passes[0](x, w, eps)
-        ctx.save_for_backward(x, w, r)
-        ctx.backward_pass = passes[1]
-        return y
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, dy: Tensor) -> tuple:
-        return *ctx.backward_pass(dy.contiguous(), *ctx.saved_tensors), None, None
 
 
 def rms_norm(
@@ -106,7 +91,7 @@ def rms_norm(
     require(kind == same, "weight", kind, f"{same} like x", "use .to(...)")
     require(x.is_floating_point(), "x", x, "floating-point", "use .float()")
     require_positive(eps=eps)
-    rows, passes = x.reshape(-1, *shape).contiguous(), (forward, backward)
+    rows, passes = x.reshape(-1, *shape), (forward, backward)
     if runs_in_triton(impl, x):
         from minillm.kernels import triton_rmsnorm as kernels
 
@@ -114,4 +99,4 @@ def rms_norm(
     else:
         wide = torch.promote_types(x.dtype, torch.float32)
         rows, weight = rows.to(wide), weight.to(wide)
-    return RMSNormFunction.apply(rows, weight, eps, passes).view(x.shape).to(x.dtype)
+    return Passes.apply(*passes, (eps,), rows, weight).view(x.shape).to(x.dtype)

@@ -26,6 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from minillm.kernels import tiled_forward as sizes  # BQ and BK, as they are now
+from minillm.kernels.choice import Passes
 from minillm.kernels.tiled_forward import LOG2E, Heads, KeyHeads, forward, scores, tiles
 
 
@@ -96,24 +97,6 @@ def dkdv(
     return dk / math.sqrt(D), dv
 
 
-class TiledAttention(torch.autograd.Function):
-    """Both passes as one operation, so that autograd keeps L and no tile of P."""
-
-    @staticmethod
-    def forward(
-        ctx, q: Heads, k: KeyHeads, v: KeyHeads, left: int, right: int
-    ) -> Heads:
-        o, L = forward(q, k, v, left, right)
-        ctx.save_for_backward(q, k, v, o, L)
-        ctx.sight = left, right
-        return o
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, do: Heads) -> tuple:
-        return *backward(do, *ctx.saved_tensors, *ctx.sight), None, None
-
-
 def tiled_attention(
     q: Float[Tensor, "B H Tq D"],
     k: Float[Tensor, "B G Tk D"],
@@ -136,11 +119,11 @@ def tiled_attention(
     groups = q.unflatten(1, (k.shape[1], -1)), k.unsqueeze(2), v.unsqueeze(2)
     q5, k5, v5 = (x.to(dtype) for x in groups)
     if lengths is None:
-        out = TiledAttention.apply(q5, k5, v5, left, right)
+        out = Passes.apply(forward, backward, (left, right), q5, k5, v5)
         return out.flatten(1, 2).to(q.dtype)
     rows = []
     for b, (Lq, Lk) in enumerate(lengths):
         text = q5[b, ..., :Lq, :], k5[b, ..., :Lk, :], v5[b, ..., :Lk, :]
-        row = TiledAttention.apply(*text, left, right)
+        row = Passes.apply(forward, backward, (left, right), *text)
         rows.append(torch.nn.functional.pad(row, (0, 0, 0, Tq - Lq)))
     return torch.stack(rows).flatten(1, 2).to(q.dtype)

@@ -94,13 +94,14 @@ def scores(
 
 def forward(
     q: Heads, k: KeyHeads, v: KeyHeads, left: int, right: int
-) -> tuple[Heads, Float[Tensor, "*B G R Lq"]]:
-    """Output and L, in base 2; a row that sees nothing has output 0 and L = inf.
+) -> tuple[Heads, tuple[Heads, Float[Tensor, "*B G R Lq"]]]:
+    """Output; and, to keep, output and L, in base 2.
 
-    Where L is infinite the backward pass finds P = 0 without asking.
+    A row that sees nothing has output 0 and L = inf; there the backward pass finds
+    P = 0 without asking.
 
     >>> q, k, v = torch.randn(3, 1, 5, 8)
-    >>> out, L = forward(q, k, v, left=5, right=0)
+    >>> out, _ = forward(q, k, v, left=5, right=0)
     >>> bool(torch.allclose(out[..., 0, :], v[..., 0, :]))   # the first sees itself
     True
     """
@@ -123,4 +124,4 @@ def forward(
             m = m_new
         out[..., i, :] = torch.where(Z > 0, 1 / Z, 0.0)[..., None] * o
         L[..., i] = torch.where(Z > 0, m + Z.log2(), math.inf)
-    return out, L
+    return out, (out, L)

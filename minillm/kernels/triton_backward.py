@@ -19,6 +19,7 @@ from torch import Tensor
 
 from minillm.errors import require
 from minillm.kernels import triton_forward
+from minillm.kernels.choice import Passes
 from minillm.kernels.tiled_forward import LOG2E
 from minillm.kernels.triton_forward import config, edges, forward, scores
 
@@ -96,9 +97,8 @@ def dkdv_kernel(
                 do = tl.load(DO_h + rows, mask=real[:, None], other=0.0)
                 L_i = tl.load(L_h + i, mask=real, other=float("inf"))[None, :]
                 delta = tl.load(DELTA_h + i, mask=real, other=0.0)[None, :]
-                s = scores(
-                    k, q, i[None, :] + shift, j[:, None], Lk, left, right, part == 1
-                )
+                p = i[None, :] + shift
+                s = scores(k, q, p, j[:, None], Lk, left, right, part == 1)
                 P = tl.exp2(s * scale - L_i)
                 dv = tl.dot(P.to(q.dtype), do, dv, input_precision="ieee")
                 dS = P * (tl.dot(v, tl.trans(do), input_precision="ieee") - delta)
@@ -109,31 +109,11 @@ def dkdv_kernel(
     tl.store(DV + group * Tk * D + cols, dv.to(k.dtype), mask=j[:, None] < Tk)
 
 
-class TritonAttention(torch.autograd.Function):
-    """Both passes as one operation for autograd."""
-
-    @staticmethod
-    def forward(ctx, q, k, v, lengths, left, right):
-        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-        with torch.cuda.device_of(q):
-            out, L = forward(q, k, v, lengths, left, right)
-        ctx.save_for_backward(q, k, v, out, L, lengths)
-        ctx.sight = left, right
-        return out
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, do):
-        with torch.cuda.device_of(do):
-            grads = backward(do.contiguous(), *ctx.saved_tensors, *ctx.sight)
-        return *grads, None, None, None
-
-
 def backward(
     do: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, L: Tensor,
     lengths: Tensor | None, left: int, right: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """The gradients of q, k and v, all contiguous."""
+    """The gradients of q, k and v."""
     (B, H, Tq, D), (G, Tk) = q.shape, k.shape[1:3]
     delta, dq, dk, dv = (torch.empty_like(x) for x in (L, q, k, v))
     sizes = (H, H // G, Tq, Tk, LOG2E / math.sqrt(D), left, right, D)
@@ -163,4 +143,4 @@ def triton_attention(
     require(q.dtype in types, "q", q, f"one of {types}", f"use .to(...), {twin}")
     if lengths is not None:
         lengths = torch.tensor(lengths, dtype=torch.int32, device=q.device)
-    return TritonAttention.apply(q, k, v, lengths, left, right)
+    return Passes.apply(forward, backward, (lengths, left, right), q, k, v)

@@ -116,8 +116,8 @@ def config(kernel: str, q: Tensor) -> Config:
 
 def forward(
     q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None, left: int, right: int
-) -> tuple[Tensor, Tensor]:
-    """Output and L of contiguous tensors; ``lengths`` are int32 pairs (Lq, Lk)."""
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Output; and, to keep, output and L. ``lengths`` are int32 pairs (Lq, Lk)."""
     (B, H, Tq, D), (G, Tk) = q.shape, k.shape[1:3]
     out, L = torch.empty_like(q), q.new_empty(B, H, Tq, dtype=torch.float32)
     c = config("forward", q)
@@ -125,4 +125,4 @@ def forward(
         q, k, v, out, L, lengths, H, H // G, Tq, Tk, tiled.LOG2E / math.sqrt(D),
         left, right, D, **c._asdict(),
     )  # fmt: skip
-    return out, L
+    return out, (out, L)

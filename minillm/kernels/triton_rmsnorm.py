@@ -52,19 +52,19 @@ def block(C: int) -> dict[str, int]:
     return {"BLOCK": BLOCK, "num_warps": max(1, min(8, BLOCK // 256))}
 
 
-def forward(x: Tensor, w: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """The normalised rows, and r for the backward pass."""
+def forward(x: Tensor, w: Tensor, eps: float) -> tuple[Tensor, tuple[Tensor]]:
+    """The normalised rows, and r to keep for the backward pass."""
     N, C = x.shape
     y, r = torch.empty_like(x), x.new_empty(N, dtype=torch.float32)
-    with torch.cuda.device_of(x):
-        forward_kernel[N,](x, w, y, r, C, eps, **block(C))
-    return y, r
+    forward_kernel[N,](x, w, y, r, C, eps, **block(C))
+    return y, (r,)
 
 
-def backward(dy: Tensor, x: Tensor, w: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+def backward(
+    dy: Tensor, x: Tensor, w: Tensor, r: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
     """The gradients of x and w."""
     (N, C), strips = x.shape, triton.cdiv(len(x), STRIP)
     dx, dw = torch.empty_like(x), x.new_empty(strips, C, dtype=torch.float32)
-    with torch.cuda.device_of(x):
-        backward_kernel[strips,](dy, x, w, r, dx, dw, N, C, STRIP, **block(C))
+    backward_kernel[strips,](dy, x, w, r, dx, dw, N, C, STRIP, **block(C))
     return dx, dw.sum(0).to(w.dtype)
