@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from minillm.compression.uniform import Grid, Grouped, require_matrix
+from minillm.compression.uniform import Grid, Grouped, grouped, require_matrix
 from minillm.errors import require, require_positive
 
 
@@ -63,7 +63,7 @@ def gptq(
     """
     require_matrix(weight)
     require_positive(damping=damping)
-    grid, (M, N) = grid or Grid(), weight.shape
+    grid, N = grid or Grid(), weight.shape[1]
     fine = hessian.shape == (N, N) and bool(hessian.isfinite().all())
     remedy = "take that of the layer from calibrate(model, batches)"
     require(fine, "hessian", hessian, f"finite, of shape {(N, N)}", remedy)
@@ -72,12 +72,12 @@ def gptq(
         order = hessian.diagonal().argsort(descending=True)
     U = inverse_factor(hessian[order][:, order], damping)
     W = weight.detach().to(U.dtype)[:, order].clone()
-    parts = _round_columns(W, U, grid)
-    codes = torch.empty(M, N, dtype=torch.uint8, device=W.device)
-    codes[:, order] = parts[0].to(torch.uint8)
-    group_of = torch.empty_like(order)
-    group_of[order] = torch.arange(N, device=W.device) // grid.size(N)
-    return Grouped(codes, parts[1].float(), parts[2].float(), group_of, grid.bits)
+    codes, scales, zeros = _round_columns(W, U, grid)
+    if not act_order:
+        return grouped(codes, scales, zeros, grid)
+    back = order.argsort()
+    groups = (back // grid.size(N)).int()
+    return grouped(codes[:, back], scales, zeros, grid, groups)
 
 
 def inverse_factor(

@@ -82,6 +82,10 @@ class FourBit:
         """Bits that are held for each weight."""
         return 8 * self.nbytes / max(self.shape.numel(), 1)
 
+    def weight(self) -> Float[Tensor, "*shape"]:
+        """What the codes stand for."""
+        return dequantize_nf4(self)
+
 
 def quantize_nf4(
     weight: Float[Tensor, "*shape"],

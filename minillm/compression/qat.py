@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from minillm.compression.calibration import inner_linears
 from minillm.compression.uniform import Grid, quantize_rtn
 from minillm.errors import require
 
@@ -82,13 +83,8 @@ def apply_qat(model: nn.Module, grid: Grid) -> nn.Module:
     >>> type(apply_qat(model, Grid(4, None)).layers[0].mlp.up_proj).__name__
     'QATLinear'
     """
-    found = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name != "lm_head"
-    }
-    require(len(found) > 0, "model", "no nn.Linear", "one with some", "apply it once")
-    made = {name: QATLinear(layer, grid) for name, layer in found.items()}
+    found = inner_linears(model).items()
+    made = {name: QATLinear(layer, grid) for name, layer in found}
     return _replace(model, made)
 
 
