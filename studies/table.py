@@ -257,10 +257,9 @@ def peft_table() -> str:
     """What each way of fine-tuning costs and gives."""
     study, rows = load_study("13_peft_table"), []
     for arm, settings in study.settings.items():
-        costs = (
-            [f"{study.mean(arm, 'trained'):,.0f}"] if settings["lr"] else ["", "", ""]
-        )
+        costs = [""] * 3
         if settings["lr"]:
+            costs = [f"{study.mean(arm, 'trained'):,.0f}"]
             costs.append(f"{study.mean(arm, 'held') / 1e3:,.0f}")
             costs.append(f"{study.mean(arm, 'seconds'):.1f}")
         loss, forgotten = (told(of(study, arm, m)) for m in ("loss", "forgotten"))
@@ -364,9 +363,36 @@ FINDINGS = {
         (", DPO", "DPO", "after"),
         (", rejection sampling", "rejection sampling", "after"),
     ],
+    "12_planted_rank": [
+        (
+            "of a change of rank 4 in a GPT remains: LoRA of rank 2",
+            "GPT, rank 2",
+            "gap",
+        ),
+        (", 4", "GPT, rank 4", "gap"),
+        (", 32", "GPT, rank 32", "gap"),
+        ("; in a layer, from noisy examples: 4", "noisy layer, rank 4", "gap"),
+        (", 32", "noisy layer, rank 32", "gap"),
+    ],
+    "13_peft_table": [
+        ("facts right: full fine-tuning", "full", "facts"),
+        (", LoRA 8", "LoRA 8", "facts"),
+        (", IA3", "IA3", "facts"),
+        ("; forgotten, nats a token: full", "full", "forgotten"),
+        (", LoRA 8", "LoRA 8", "forgotten"),
+        ("; loss if words are new: full", "full, new words", "loss"),
+        (", LoRA 8", "LoRA 8, new words", "loss"),
+    ],
+    "14_quality_against_bits": [
+        ("excess, nats a token, in two bits: rounded", "RTN 2", "excess"),
+        (", GPTQ", "GPTQ 2", "excess"),
+        (", trained on the grid", "QAT 2", "excess"),
+        ("; in four: NF4", "NF4", "excess"),
+        (", in 32", "float32", "excess"),
+    ],
 }
 SHARES = {"recall by rank", "confidence", "chosen", "accuracy", "right_before", "right"}
-SHARES |= {"before", "after", "pair_accuracy", "longer"}
+SHARES |= {"before", "after", "pair_accuracy", "longer", "facts"}
 
 
 def page() -> str:
