@@ -4,13 +4,15 @@ Read ``codebooks`` and ``nf4`` (four bits a weight), ``linear`` (a layer that ho
 them), ``int8``, ``floats``; then ``bits``, ``uniform``, ``calibration``, ``gptq`` and
 ``awq`` (which code to take), ``whole`` (all layers of a model, and the bits that it
 really holds), ``kquants`` and ``gguf_file`` (what llama.cpp reads), ``qat``;
-``distillation``, ``merging`` and ``thinning`` make one model of others.
+``distillation`` and ``distilling``, ``merging`` and ``thinning`` make one model of
+others.
 """
 
 from minillm.compression.awq import awq
 from minillm.compression.calibration import Inputs, calibrate
 from minillm.compression.codebooks import FP4_LEVELS, NF4_LEVELS, nf4_levels
 from minillm.compression.distillation import gkd_loss, kd_loss
+from minillm.compression.distilling import distil, hard_loss, soft_loss, write
 from minillm.compression.floats import round_floats
 from minillm.compression.gguf_file import export_gguf, import_gguf
 from minillm.compression.gptq import gptq

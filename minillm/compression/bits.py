@@ -6,8 +6,9 @@ own takes eight. Eight codes of b bits fill b bytes exactly, whatever b is:
     word = c0 + c1 2^b + c2 2^(2b) + ... + c7 2^(7b)        its lowest b bytes
 """
 
+import numpy as np
 import torch
-from jaxtyping import Shaped, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
 
@@ -44,3 +45,17 @@ def unpack_bits(
 
 def _places(bits: int, like: Tensor) -> Tensor:
     return bits * torch.arange(8, device=like.device)
+
+
+def room(n: int, device: torch.device) -> Float[Tensor, " n"]:
+    """Memory for n floats, with anything in it.
+
+    On the CPU it comes from NumPy, which asks Linux for large pages: torch's comes in
+    pages of 4 KB, and to get each of them costs more than to write it.
+
+    >>> room(3, torch.device("cpu")).dtype
+    torch.float32
+    """
+    if device.type == "cpu":
+        return torch.from_numpy(np.empty(n, np.float32))
+    return torch.empty(n, device=device)

@@ -41,7 +41,11 @@ def names_in_file(ours: Iterable[str], n_layer: int) -> dict[str, str]:
 
     known = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, n_layer)
     full = {n: n if n.startswith("lm_head") else f"model.{n}" for n in ours}
-    return {n: known.get_name(long, (".weight",)) for n, long in full.items()}
+    found = {n: known.get_name(long, (".weight",)) for n, long in full.items()}
+    other = [n for n, name in found.items() if name is None]
+    remedy = "take adapters out with unload(model)"
+    require(not other, "model", other[:3], "without foreign weights", remedy)
+    return found
 
 
 def turned(

@@ -20,7 +20,7 @@ occurs.
 
 Source: Frantar et al. 2022 (arXiv:2210.17323), sections 3.2 and 3.3, algorithm 1; the
 order of columns is from its code. Differs from the paper: columns are not done in
-blocks of 128, which changes how fast it is and no number.
+blocks of 128, which changes no number, only how fast it is where layers are large.
 """
 
 import torch
@@ -50,8 +50,8 @@ def gptq(
         damping: this part of the mean diagonal is added to it.
 
     Raises:
-        ValueError: not a finite matrix, a Hessian of another size or not finite, groups
-            that do not divide the rows.
+        ValueError: not a finite matrix, a Hessian of another size, not finite or not
+            positive semidefinite, groups that do not divide the rows.
 
     >>> W, X = torch.randn(64, 32), torch.randn(300, 32) @ torch.randn(32, 32)
     >>> from minillm.compression.uniform import quantize_rtn
@@ -92,7 +92,10 @@ def inverse_factor(
     mean = H.diagonal().mean()
     mean = torch.where(mean == 0, 1.0, mean)
     H = H + damping * mean * torch.eye(len(H), dtype=H.dtype, device=H.device)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(H))
+    L, failed = torch.linalg.cholesky_ex(H)
+    remedy = "take a sum of x x^T, or more damping"
+    require(not failed.any(), "hessian", hessian, "positive semidefinite", remedy)
+    inverse = torch.cholesky_inverse(L)
     return torch.linalg.cholesky(inverse, upper=True)
 
 

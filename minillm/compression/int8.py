@@ -53,7 +53,7 @@ def quantize_int8(x: Float[Tensor, "N K"]) -> Int8:
     >>> quantize_int8(torch.tensor([[1.27, -0.5, 0.0]])).codes
     tensor([[127, -50,   0]], dtype=torch.int8)
     """
-    finite = x.ndim == 2 and bool(x.isfinite().all())
+    finite = x.ndim == 2 and x.numel() > 0 and bool(x.isfinite().all())
     remedy = "find the NaN or infinite entries"
     require(finite, "x", x, "a finite matrix", remedy)
     steps = x.abs().amax(1) / 127

@@ -41,7 +41,7 @@ class HeldLinear(nn.Module):
         held: its weight, quantized.
 
     Raises:
-        ValueError: a layer that is quantized already.
+        ValueError: a layer that is quantized already, what is held is another's.
 
     >>> from minillm.compression.uniform import Grid, quantize_rtn
     >>> linear = nn.Linear(128, 64)
@@ -53,6 +53,10 @@ class HeldLinear(nn.Module):
     def __init__(self, linear: nn.Linear, held: Held):
         super().__init__()
         require_plain(linear)
+        shape = tuple(linear.weight.shape)
+        fits = is_dataclass(held) and held.weight().shape == shape
+        remedy = "give what a quantizer made of this layer's weight"
+        require(fits, "held", type(held).__name__, f"a weight of {shape}", remedy)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         each_tensor(self.register_buffer, held)
         self._plan = each_tensor(lambda _, t: t.to("meta"), held)

@@ -14,6 +14,7 @@ from minillm.compression.uniform import Grid, quantize_rtn
 from minillm.compression.whole import quantize_model, stored_bits
 from minillm.data import Tokenizer
 from minillm.files import DiskFullError
+from minillm.finetuning.lora import apply_lora
 from minillm.model import GPT, GPTConfig
 from minillm.model.attention import apply_rope, rope_rotations
 
@@ -257,4 +258,6 @@ def test_what_a_file_cannot_hold_is_refused(tmp_path):
         export_gguf(model(**small, causal=False), path)
     with pytest.raises(ValueError, match="tokenizer"):
         export_gguf(model(**small), path, Tokenizer(()))
+    with pytest.raises(ValueError, match="unload"):
+        export_gguf(apply_lora(model(**small), rank=2), path)
     assert not path.exists()

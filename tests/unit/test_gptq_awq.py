@@ -206,6 +206,7 @@ def test_an_input_that_never_occurs_costs_nothing_and_breaks_nothing(weight):
         (torch.ones(4), torch.eye(4), "finite matrix"),
         (torch.ones(2, 4), torch.eye(3), "hessian"),
         (torch.ones(2, 4), torch.full((4, 4), math.nan), "hessian"),
+        (torch.ones(2, 4), -torch.eye(4), "semidefinite"),
     ],
 )
 def test_what_gptq_cannot_use_is_refused(weight, hessian, words):

@@ -119,6 +119,9 @@ def test_what_cannot_be_quantized_is_refused_and_the_model_stays_as_it_was():
     layer = model.layers[0].mlp.up_proj
     with pytest.raises(ValueError, match="once"):
         HeldLinear(layer, layer.held)
+    for other in (quantize_nf4(torch.ones(2, 2)), torch.ones(8, 8)):
+        with pytest.raises(ValueError, match="held"):
+            HeldLinear(nn.Linear(8, 8), other)
 
 
 # Floats
