@@ -3,13 +3,13 @@ r"""Data parallel training by hand: equal copies, different rows, one sum of gra
 .. math:: g = \sum_r g_r, \qquad
           g_r = \nabla \, \frac{1}{N} \sum_{t \in \text{rows of } r} -\ln p(x_t)
 
-N counts the targets of *all* processes. If each took the mean over its own and the means
-were averaged, a token in a process with few targets would weigh more than one elsewhere.
+N counts the targets of *all* processes. If each took the mean over its own and the
+means were averaged, a token in a process with few targets would weigh more than others.
 
 Gradients travel in buckets: many small tensors would each pay for a message, and one
-large one could not start before the backward pass is over. They are filled from the last
-parameter to the first, the order in which a backward pass makes them. PyTorch's DDP
-starts a bucket while the pass goes on; here all is done afterwards, for reading.
+large one could not start before the backward pass is over. Buckets are filled from the
+last parameter to the first, as a backward pass makes gradients. PyTorch's DDP starts a
+bucket while the pass goes on; here all is done afterwards, for reading.
 
 Source: Li et al. 2020 (PyTorch Distributed), section 3.2.
 """

@@ -76,8 +76,8 @@ def model_states(
 
     Args:
         config: of the model.
-        method: ``"full"``, ``"lora"`` or ``"qlora"`` (all linear layers of the blocks in
-            NF4 with double quantization, embedding, head and norms as they are).
+        method: ``"full"``, ``"lora"`` or ``"qlora"`` (the blocks' linear layers in NF4
+            with double quantization; embedding, head and norms as they are).
         per: bytes for each value; a LoRA is usually trained in float32 whatever the
             base is: ``Bytes(frozen=2)``.
         rank, targets: of the LoRA.
@@ -93,8 +93,9 @@ def model_states(
 
     >>> seven = GPTConfig(32_000, n_layer=32, n_head=32, n_embd=4096, n_hidden=11_008,
     ...                   context=2048, tied=False)
-    >>> for stage in range(4):
-    ...     print(round(model_states(seven, per=MIXED, stage=stage, processes=4).total / 1e9))
+    >>> for stage in range(4):   # gigabytes on each of four processes
+    ...     states = model_states(seven, per=MIXED, stage=stage, processes=4)
+    ...     print(round(states.total / 1e9))
     108
     47
     37
@@ -152,8 +153,8 @@ def activation_bytes(
 ) -> int:
     r"""Bytes that a forward pass and its loss keep for the backward pass.
 
-    With C = ``n_embd``, K the width of all keys, F = ``n_hidden``, H heads and V tokens,
-    in numbers for each of the B T positions:
+    With C = ``n_embd``, K the width of all keys, F = ``n_hidden``, H heads and V
+    words, in numbers for each of the B T positions:
 
     .. math:: L \, (7 C + 3 K + 4 F + H + 2) + 2 C + V + 1
 

@@ -88,28 +88,25 @@ def timeline(
     while any(waiting):
         before = len(events)
         for stage, queue in enumerate(waiting):
-            while queue and all(
-                key in ends for key in _needs(queue[0], stage, schedule)
-            ):
-                action = queue.pop(0)
-                ready = [ends[key] for key in _needs(action, stage, schedule)]
-                start = max([free[stage], *ready])
-                free[stage] = start + (forward if action.kind == "F" else backward)
-                ends[(*action, stage)] = free[stage]
-                events.append(Event(stage, action, start, free[stage]))
+            needs = _needs(queue[0], stage, len(schedule)) if queue else [None]
+            if not all(key in ends for key in needs):
+                continue
+            action, ready = queue.pop(0), [ends[key] for key in needs]
+            start = max([free[stage], *ready])
+            free[stage] = start + (forward if action.kind == "F" else backward)
+            ends[(*action, stage)] = free[stage]
+            events.append(Event(stage, action, start, free[stage]))
         remedy = "let every stage do each F before its B, in one order"
-        require(
-            len(events) > before, "schedule", "a deadlock", "free of cycles", remedy
-        )
+        require(len(events) > before, "schedule", "a deadlock", "without one", remedy)
     return sorted(events, key=lambda event: event.start)
 
 
-def _needs(action: Action, stage: int, schedule: list) -> list[tuple]:
+def _needs(action: Action, stage: int, p: int) -> list[tuple]:
     """What must have ended: the pass below, or above, and one's own forward pass."""
     kind, i = action
     if kind == "F":
         return [("F", i, stage - 1)] if stage else []
-    above = [("B", i, stage + 1)] if stage + 1 < len(schedule) else []
+    above = [("B", i, stage + 1)] if stage + 1 < p else []
     return [("F", i, stage), *above]
 
 

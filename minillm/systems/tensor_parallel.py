@@ -83,7 +83,7 @@ def share_of(weight: Tensor, wire: Wire, dim: int) -> nn.Parameter:
 
 
 class VocabularyShare(nn.Module):
-    """Some rows of an embedding: zero for tokens of others, so that the sum is right."""
+    """Some rows of an embedding; tokens of other processes add zero to the sum."""
 
     def __init__(self, weight: nn.Parameter, wire: Wire):
         super().__init__()

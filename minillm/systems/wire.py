@@ -93,9 +93,8 @@ class Wire:
     def all_reduce(self, x: Tensor, combine: Callable = torch.add) -> Tensor:
         """Combine a tensor of any shape over all processes; give it to all."""
         flat = pad(x.detach().flatten(), self.size)
-        return self.all_gather(self.reduce_scatter(flat, combine))[: x.numel()].view_as(
-            x
-        )
+        total = self.all_gather(self.reduce_scatter(flat, combine))
+        return total[: x.numel()].view_as(x)
 
     def all_to_all(self, parts: Sequence[Tensor]) -> list[Tensor]:
         """Send parts[r] to process r; return what each sent here.

@@ -11,9 +11,9 @@ all make the same step. ZeRO gives each process 1/n of every parameter to look a
   after it. The adjoint of all-gather is reduce-scatter, so the gradient of the part
   comes out of autograd by itself.
 
-Stages 1 and 2 send what an all-reduce sends, :math:`2 \frac{n-1}{n} S`, because that *is*
-a reduce-scatter and an all-gather; stage 3 has to gather again for the backward pass:
-:math:`3 \frac{n-1}{n} S`.
+Stages 1 and 2 send what an all-reduce sends, :math:`2 \frac{n-1}{n} S`, because that
+*is* a reduce-scatter and an all-gather; stage 3 has to gather again for the backward
+pass: :math:`3 \frac{n-1}{n} S`.
 
 Only optimizers that treat each number by itself may step a part: Adam, not Muon, which
 needs the matrix. A norm over parts is a sum over processes (``clip_parts``).
@@ -103,12 +103,16 @@ class ZeroOptimizer:
         part.grad = total if part.grad is None else part.grad + total
         whole.grad = None
 
+    def reduce(self) -> None:
+        """Move what gradients there are to the parts: at stage 2 there are none."""
+        for p, part in zip(self.whole, self.parts, strict=True):
+            if p.grad is not None:
+                self._reduce(part, p)
+
     @torch.no_grad()
     def step(self) -> None:
         """Step the parts and put the weights together; gradients are gone then."""
-        for p, part in zip(self.whole, self.parts, strict=True):
-            if p.grad is not None:  # never at stage 2
-                self._reduce(part, p)
+        self.reduce()  # unless it was done, for the norm
         self.optimizer.step()
         for p, part in zip(self.whole, self.parts, strict=True):
             p.copy_(whole_of(part, p.shape, self.wire))
