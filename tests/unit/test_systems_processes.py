@@ -200,10 +200,8 @@ def zero_3(world: World, tied: bool) -> None:
 
 def tensor_parallel(world: World, tied: bool) -> None:
     (model, batch), wire = model_and_batch(world.size, tied), Wire(world)
-    expected, gradients = (
-        next_token_loss(model(batch.tokens), *batch),
-        one_process(tied, 0),
-    )
+    expected = next_token_loss(model(batch.tokens), *batch)
+    gradients = one_process(world.size, tied=tied, steps=0)
     loss = vocabulary_loss(cut_model(model, wire)(batch.tokens), *batch, wire)
     loss.backward()
     torch.testing.assert_close(loss, expected, **CLOSE)
@@ -223,10 +221,8 @@ def tensor_parallel(world: World, tied: bool) -> None:
 
 def pipeline(world: World, schedule, m: int) -> None:
     (model, batch), wire = model_and_batch(world.size, tied=False), Wire(world)
-    expected, gradients = (
-        next_token_loss(model(batch.tokens), *batch),
-        one_process(False, 0),
-    )
+    expected = next_token_loss(model(batch.tokens), *batch)
+    gradients = one_process(world.size, tied=False, steps=0)
     stage = Stage(model, wire)
     loss = run_schedule(stage, schedule(world.size, m)[world.rank], batch, m)
     if stage.last:
