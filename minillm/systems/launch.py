@@ -121,7 +121,8 @@ def _collect(pipes: list, workers: list, deadline: float) -> list:
         ready = wait(waiting, timeout=max(0.0, deadline - time.monotonic()))
         if not ready:
             late = [pipes.index(pipe) for pipe in waiting]
-            raise WorkerFailed(f"no result from processes {late} of {size} in time")
+            remedy = "all were stopped; allow more time, or see who waits for whom"
+            raise WorkerFailed(f"no result from {late} of {size} in time; {remedy}")
         for pipe in ready:
             rank = pipes.index(pipe)
             with contextlib.suppress(EOFError):

@@ -13,7 +13,8 @@ makes those smaller. ZeRO shares out what n processes would otherwise each hold:
 .. math:: \text{stage 1: } 4P + \frac{12P}{n}, \quad
           \text{stage 2: } 2P + \frac{14P}{n}, \quad
           \text{stage 3: } \frac{16P}{n}
-          \quad \text{and not, at stage 1, } \frac{16P}{4}
+
+so the first two end at a quarter and an eighth of the whole, however many take part.
 
 Source: Rajbhandari et al. 2020 (ZeRO, arXiv:1910.02054), sections 3.1 and 5; Dettmers
 et al. 2023 (QLoRA), section 3. Tests compare each number with tensors that exist.

@@ -1,5 +1,7 @@
 """Systems without processes: what is held, what is computed again, who waits."""
 
+import copy
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -30,6 +32,7 @@ from minillm.systems import (
     peak_bytes,
     run_schedule,
     saved_bytes,
+    shard_weights,
     timeline,
     vocabulary_loss,
 )
@@ -243,6 +246,35 @@ def test_alone_every_kind_of_parallelism_is_plain_training():
     assert wire.sent == 0
 
 
+@pytest.mark.parametrize("stage", [1, 2])
+def test_zero_accumulates_and_leaves_frozen_weights_alone(stage):
+    model, batch = GPT(CONFIG), tokens(CONFIG)
+    model.embed_tokens.requires_grad_(False)
+    plain = copy.deepcopy(model)
+    optimizer = ZeroOptimizer(model, Wire(World()), stage, torch.optim.AdamW)
+    theirs = torch.optim.AdamW(p for p in plain.parameters() if p.requires_grad)
+    for _ in range(2):
+        next_token_loss(model(batch), batch).backward()
+        next_token_loss(plain(batch), batch).backward()
+    optimizer.step()
+    theirs.step()
+    assert all(p.grad is None for p in model.parameters())
+    for (name, p), q in zip(model.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(p, q, msg=name)
+
+
+def test_sharded_weights_may_be_frozen():
+    model, batch = GPT(CONFIG), tokens(CONFIG)
+    apply_lora(model, rank=2)
+    plain = copy.deepcopy(model)
+    shard_weights(model, Wire(World()))
+    for each in (model, plain):
+        next_token_loss(each(batch), batch).backward()
+    ours = [p.grad for p in model.parameters() if p.requires_grad]
+    theirs = [p.grad.flatten() for p in plain.parameters() if p.requires_grad]
+    torch.testing.assert_close(ours, theirs)
+
+
 def test_a_vocabulary_in_shares_survives_extreme_logits():
     logits = torch.tensor([[[1e4, -1e4], [0.0, 1e4], [0.0, 0.0]]], requires_grad=True)
     ids = torch.tensor([[0, 0, 1]])
@@ -281,5 +313,7 @@ def test_settings_without_a_meaning_are_refused():
         vocabulary_loss(torch.zeros(1, 3, 2), ids, nothing, Wire(World()))
     with pytest.raises(ValueError, match="size must be"):
         launch(print, 0)
+    with pytest.raises(ValueError, match="function must be in a module of its own"):
+        launch(len, 2)  # of builtins, which has no file, as a notebook has none
     with pytest.raises(ValueError, match="timeout must be positive"):
         launch(print, 1, timeout=0)

@@ -42,7 +42,9 @@ from minillm.systems import (
     shard_weights,
     vocabulary_loss,
 )
+from minillm.systems.data_parallel import share_of_loss
 from minillm.training import World, clip_gradients, next_token_loss
+from minillm.training.losses import count_targets
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="gloo is tried on Linux only"),
@@ -122,15 +124,26 @@ def data_parallel(world: World, bucket_mb: float) -> None:
     optimizer = ADAMW(model.parameters())
     for _ in range(2):
         optimizer.zero_grad()
+        theirs = engine_gradients(model, batch, world)
         expected = next_token_loss(model(batch.tokens), *batch).item()
         assert backward_share(model, batch, world) == pytest.approx(expected, 1e-12)
         sent = wire.sent
         all_reduce_gradients(model, wire, bucket_mb)
         size = sum(p.nbytes for p in model.parameters())
         assert wire.sent - sent == ring_bytes("all_reduce", size, world.size)
+        assert_all_close({n: p.grad for n, p in model.named_parameters()}, theirs)
         clip_gradients(model.parameters(), 0.5)
         optimizer.step()
     assert_all_close(dict(model.named_parameters()), one_process(world.size))
+
+
+def engine_gradients(model: GPT, batch: Batch, world: World) -> dict:
+    """The gradients of PyTorch's DDP, which averages where we add up."""
+    twin = copy.deepcopy(model)
+    mine, n = world.share(batch), count_targets(*batch)
+    engine = nn.parallel.DistributedDataParallel(twin)  # must outlive the backward pass
+    (share_of_loss(engine(mine.tokens), mine, n) * world.size).backward()
+    return {name: p.grad for name, p in twin.named_parameters()}
 
 
 def zero(world: World, stage: int) -> None:
@@ -219,6 +232,19 @@ def tensor_parallel(world: World, tied: bool) -> None:
     assert wire.sent == (4 * world.size + 2) * stream + 3 * numbers
 
 
+def extreme_logits(world: World) -> None:
+    torch.manual_seed(3)
+    logits, ids = 1e4 * torch.randn(2, 4, 30), torch.randint(30, (2, 4))
+    share = logits.chunk(world.size, -1)[world.rank].clone().requires_grad_()
+    loss = vocabulary_loss(share, ids, None, Wire(world))
+    loss.backward()
+    expected = next_token_loss(logits.requires_grad_(), ids)
+    expected.backward()
+    torch.testing.assert_close(loss, expected)  # float32: its own tolerance
+    part = logits.grad.chunk(world.size, -1)[world.rank]
+    torch.testing.assert_close(share.grad, part)
+
+
 def pipeline(world: World, schedule, m: int) -> None:
     (model, batch), wire = model_and_batch(world.size, tied=False), Wire(world)
     expected = next_token_loss(model(batch.tokens), *batch)
@@ -281,6 +307,7 @@ CASES = {
     "zero 3, untied": partial(zero_3, tied=False),
     "tensor parallel, tied": partial(tensor_parallel, tied=True),
     "tensor parallel, untied": partial(tensor_parallel, tied=False),
+    "extreme logits": extreme_logits,
     "gpipe": partial(pipeline, schedule=gpipe, m=3),
     "1f1b": partial(pipeline, schedule=one_f_one_b, m=6),
     "1f1b, one micro-batch": partial(pipeline, schedule=one_f_one_b, m=1),
@@ -342,7 +369,7 @@ def test_when_one_dies_the_others_stop_within_ten_seconds(what, message, tmp_pat
 
 
 def test_who_takes_too_long_is_stopped(tmp_path):
-    with pytest.raises(WorkerFailed, match=r"no result from processes \[0\] of 1"):
+    with pytest.raises(WorkerFailed, match=r"no result from \[0\] of 1 in time"):
         launch(note_and, 1, str(tmp_path), "sleep", timeout=5)
     assert left_running(tmp_path) == []
 
