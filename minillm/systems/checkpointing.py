@@ -8,7 +8,7 @@ when its turn comes. The price is one more forward pass,
 
 whatever the span; what is saved depends on it. With spans of k blocks, L / k inputs are
 kept and k blocks exist in full at a time: k near the root of L is best where a block
-keeps as much as its input, and k = 1 where it keeps dozens of times as much, as here.
+keeps as much as its input, and k = 1 where it keeps many times as much, as here.
 
 Two ways to measure: hooks on saved tensors tell *what* is kept, once; a memory tracker
 tells the *peak*, in which there are also gradients, and blocks that were made again.
