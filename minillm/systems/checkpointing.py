@@ -88,7 +88,7 @@ def saved_bytes(model: nn.Module, run: Callable[[], Any]) -> int:
     60
     """
     held = [*model.parameters(), *model.buffers()]
-    held += [t for m in model.modules() for t in vars(m).values() if _is_tensor(t)]
+    held += [t for m in model.modules() for t in vars(m).values() if torch.is_tensor(t)]
     own = {t.untyped_storage().data_ptr() for t in held}
     kept: dict[int, int] = {}
 
@@ -102,10 +102,6 @@ def saved_bytes(model: nn.Module, run: Callable[[], Any]) -> int:
         graph = run()  # alive until all is counted: addresses are used again
     del graph
     return sum(kept.values())
-
-
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, Tensor)
 
 
 def peak_bytes(run: Callable[[], Any], *held: nn.Module | torch.optim.Optimizer) -> int:

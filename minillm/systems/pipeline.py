@@ -2,8 +2,8 @@
 
 Forward, a stage receives the residual stream from the stage before it, computes, and
 sends the result on; backward, it receives that result's gradient and sends on its
-input's. Only B T C numbers cross each border in each direction, where tensor parallelism
-sums as many twice in every block; the price is the bubble (``schedules``).
+input's. Only B T C numbers cross each border in each direction, where tensor
+parallelism sums as many twice in every block; the price is the bubble (``schedules``).
 
 The order of actions alone decides what is in memory and who waits; the code that runs
 it is the same for any schedule.
