@@ -1,7 +1,9 @@
 """Fine-tuning: from a model that continues to one that responds, and cheaper ways.
 
-Read ``formats`` (whose data), ``sft`` (what is trained), ``packing``, and ``respond``
-(what came of it). Then what is trained instead of the model: ``targets`` and
+Read ``formats`` (whose data), ``sft`` (what is trained), ``packing``, ``mixing`` (of
+several tasks), and ``respond`` (what came of it); ``tools``, ``tool_chat`` and
+``tool_formats`` for conversations with programs; ``json_automaton`` and ``constrained``
+for text that always parses. Then what is trained instead of the model: ``targets`` and
 ``adapted`` (what such layers share), ``lora``, ``lora_state``, ``adapter_files``,
 ``dora``, ``ia3``; ``bottleneck``, ``prefix``, ``prompts``, which cannot be merged;
 ``qlora``, on a base in four bits. ``forgetting`` is the price of all of it, and what
@@ -17,6 +19,7 @@ from minillm.finetuning.adapted import (
 )
 from minillm.finetuning.adapter_files import load_lora, save_lora
 from minillm.finetuning.bottleneck import apply_adapters, fuse_adapters
+from minillm.finetuning.constrained import JsonMask, generate_json
 from minillm.finetuning.dora import DoRALinear
 from minillm.finetuning.forgetting import (
     Replay,
@@ -26,10 +29,18 @@ from minillm.finetuning.forgetting import (
     kl_to_base,
     l2_sp,
 )
-from minillm.finetuning.formats import ALPACA, LLAMA3, read_conversation, read_jsonl
+from minillm.finetuning.formats import (
+    ALPACA,
+    LLAMA3,
+    read_conversation,
+    read_jsonl,
+    tagged,
+)
 from minillm.finetuning.ia3 import IA3Linear, apply_ia3
+from minillm.finetuning.json_automaton import accepts, schema
 from minillm.finetuning.lora import LoRALinear, apply_lora, lora_layers
 from minillm.finetuning.lora_state import compose_lora, load_lora_state, lora_state
+from minillm.finetuning.mixing import Mixture, mixing_shares
 from minillm.finetuning.packing import pack, packed_logits
 from minillm.finetuning.prefix import apply_prefix, freeze_prefix
 from minillm.finetuning.prompts import apply_prompt, freeze_prompt
@@ -41,3 +52,17 @@ from minillm.finetuning.qlora import (
 )
 from minillm.finetuning.respond import respond
 from minillm.finetuning.sft import finetune, sft_config, sft_examples
+from minillm.finetuning.tool_chat import (
+    CHATML_TOOLS,
+    LLAMA3_TOOLS,
+    encode_tool_chat,
+    encode_tool_prompt,
+    read_turn,
+)
+from minillm.finetuning.tool_formats import (
+    describe_tools,
+    read_tool_conversation,
+    write_sharegpt,
+    write_tools_openai,
+)
+from minillm.finetuning.tools import Call, Turn

@@ -15,21 +15,13 @@ Source: the model card of Llama 3 (Meta 2024); Taori et al. 2023 (Stanford Alpac
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from minillm.data.messages import Message, conversation, require_turns
-from minillm.data.templates import Marks, Template
+from minillm.data.templates import ROLES, Marks, Template
 from minillm.errors import require, require_file
-
-# The file of a Llama 3 also begins with <|begin_of_text|>, which its tokenizer adds.
-LLAMA3 = Template(
-    *(
-        Marks(f"<|start_header_id|>{role}<|end_header_id|>\n\n", "<|eot_id|>")
-        for role in ("system", "user", "assistant")
-    ),
-    special_names=("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
-)
 
 # No token of its own but the end of text, without which a model would never stop.
 ALPACA = Template(
@@ -37,6 +29,35 @@ ALPACA = Template(
     user=Marks("### Instruction:\n", "\n\n"),
     assistant=Marks("### Response:\n", "<|endoftext|>", "\n\n"),
     special_names=("<|endoftext|>",),
+)
+
+
+def tagged(opening: str, closing: str, special_names: tuple[str, ...]) -> Template:
+    """A template in which all roles are marked alike, but for their names.
+
+    Args:
+        opening: the header, with ``{role}`` in it.
+        closing: the end of a turn, one of ``special_names``: without an end that is a
+            token of its own, a model never learns to stop.
+        special_names: of the marks that are special tokens.
+
+    Raises:
+        ValueError: a header that names no role, no end, an end that is no special name.
+
+    >>> tagged("<|{role}|>", "<|end|>", ("<|end|>",)).user
+    Marks(opening='<|user|>', closing='<|end|>', after='')
+    """
+    named, remedy = "{role}" in opening, "write for instance '<|{role}|>'"
+    require(named, "opening", opening, "a header with {role}", remedy)
+    roles = [opening.format(role=role) for role in ROLES]
+    return Template(*(Marks(role, closing) for role in roles), special_names)
+
+
+# The file of a Llama 3 also begins with <|begin_of_text|>, which its tokenizer adds.
+LLAMA3 = tagged(
+    "<|start_header_id|>{role}<|end_header_id|>\n\n",
+    "<|eot_id|>",
+    ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
 )
 
 SPEAKERS = {
@@ -67,6 +88,8 @@ def read_conversation(entry: dict[str, Any]) -> list[Message]:
         messages = _turns(entry["messages"], "role", "content")
     elif "conversations" in entry:
         messages = _turns(entry["conversations"], "from", "value")
+        if entry.get("system"):
+            messages = [Message("system", entry["system"]), *messages]
     else:
         need = "'messages', 'conversations', or 'instruction' and 'output'"
         known = "instruction" in entry and "output" in entry
@@ -83,12 +106,8 @@ def read_conversation(entry: dict[str, Any]) -> list[Message]:
 
 
 def _turns(turns: Any, speaker: str, words: str) -> list[Message]:
-    listed = isinstance(turns, list) and all(isinstance(turn, dict) for turn in turns)
-    require(listed, "turns", turns, "a list of objects", f"each with {speaker!r}")
     messages = []
-    for turn in turns:
-        whole, need = {speaker, words} <= set(turn), f"{speaker!r} and {words!r}"
-        require(whole, "a turn", sorted(turn), f"an object with {need}", "complete it")
+    for turn in listed_turns(turns, speaker, words):
         role, known = turn[speaker], sorted(SPEAKERS)
         remedy = "rename the speaker, or leave the turn out"
         heard = isinstance(role, str) and role in SPEAKERS
@@ -97,8 +116,30 @@ def _turns(turns: Any, speaker: str, words: str) -> list[Message]:
     return messages
 
 
-def read_jsonl(path: str | Path) -> list[list[Message]]:
+def listed_turns(turns: Any, *keys: str) -> list[dict[str, Any]]:
+    """Require a list of objects that have these keys, and return it.
+
+    >>> listed_turns([{"role": "user"}], "role", "content")
+    Traceback (most recent call last):
+    ValueError: a turn must be an object with 'role' and 'content', got ['role']; ...
+    """
+    listed = isinstance(turns, list) and all(isinstance(turn, dict) for turn in turns)
+    remedy = "make an object of each"
+    require(listed, "turns", turns, "a list of objects", remedy)
+    need = "an object with " + " and ".join(map(repr, keys))
+    for turn in turns:
+        require(set(keys) <= set(turn), "a turn", sorted(turn), need, "complete it")
+    return turns
+
+
+def read_jsonl(
+    path: str | Path, read: Callable[[dict], list] = read_conversation
+) -> list[list]:
     """All conversations of a file, one a line; empty lines are passed over.
+
+    Args:
+        path: of the file.
+        read: makes a conversation of an entry; ``read_tool_conversation`` for tools.
 
     Raises:
         FileNotFoundError: no such file.
@@ -119,7 +160,7 @@ def read_jsonl(path: str | Path) -> list[list[Message]]:
         if not line.strip():
             continue
         try:
-            found.append(read_conversation(json.loads(line)))
+            found.append(read(json.loads(line)))
         except json.JSONDecodeError as error:
             raise ValueError(f"line {number}: no JSON ({error}); mend it") from None
         except ValueError as error:

@@ -17,8 +17,9 @@ model learns that answers may depend on whoever happened to stand before.
 Which examples go together is bin packing. Longest first, each into the fullest row that
 it still fits, is close to the best and takes no time.
 
-Source: Krell et al. 2021 (arXiv:2107.02027), sections 3.1 and 3.2. Differs from TRL: an
-example that is longer than a row is refused there and cut here by nobody.
+Source: Krell et al. 2021 (arXiv:2107.02027), sections 3.1 and 3.2. Differs from TRL: of
+an example that is longer than a row, its "bfd" keeps the beginning, and here it is
+refused; its "wrapped" cuts wherever a row is full, and lets neighbours be heard.
 """
 
 from collections.abc import Sequence
@@ -90,7 +91,7 @@ def pack(examples: Sequence[Encoded], T: int, pad: int = 0) -> Packed:
         pad: the id that fills rows up.
 
     Raises:
-        ValueError: no example, as ``plan_rows``.
+        ValueError: no example, no target in any of them; as ``plan_rows``.
 
     >>> one, two = Encoded([5, 6], [False, True]), Encoded([7, 8, 9], [True] * 3)
     >>> packed = pack([one, two], T=6)
@@ -115,6 +116,8 @@ def pack(examples: Sequence[Encoded], T: int, pad: int = 0) -> Packed:
             mask[r, at + 1 : end] = torch.tensor(targets[1:], dtype=torch.bool)
             document[r, at:end] = number
             at = end
+    remedy = "leave out what teaches nothing"
+    require(bool(mask.any()), "targets", 0, "at least 1 in all examples", remedy)
     return Packed(tokens, mask, document)
 
 

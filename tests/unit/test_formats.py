@@ -34,6 +34,14 @@ def test_three_formats_are_one_conversation(kind):
     assert read_conversation(SAME[kind]) == TALK
 
 
+def test_the_system_message_of_sharegpt_may_stand_beside_its_turns():
+    turns = SAME["sharegpt"]["conversations"]
+    beside = {"conversations": turns[1:], "system": "be brief"}
+    assert read_conversation(beside) == TALK
+    with pytest.raises(ValueError, match="after one system message at most"):
+        read_conversation(beside | {"conversations": turns})
+
+
 def test_what_is_written_is_read_again():
     again = read_conversation(json.loads(write_openai(TALK)))
     assert again == TALK
