@@ -21,7 +21,7 @@ def study():
     spec.loader.exec_module(module)
     small = WorldConfig(people=20, silent=5, cities=4)
     text = tiny_text(small, documents=300, test=8, vocab_size=600)
-    module.text, module.STEPS, module.B, module.EVERY = lambda: text, 2, 2, 1
+    module.text, module.STEPS, module.B, module.EVERY = lambda times: text, 2, 2, 1
     return module
 
 
