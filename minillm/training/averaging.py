@@ -18,6 +18,7 @@ Vaswani et al. 2017, section 6.1, who averaged their last five checkpoints.
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from minillm.errors import differences, require
@@ -37,7 +38,6 @@ class WeightAverage:
     Raises:
         ValueError: a decay outside 0..1.
 
-    >>> import torch
     >>> mean = WeightAverage()
     >>> for value in (1.0, 2.0, 6.0):
     ...     mean.add({"w": torch.tensor(value)})
@@ -50,7 +50,8 @@ class WeightAverage:
         require(fine, "decay", decay, "in 0..1, without 1", "try 0.99, or None")
         self.decay, self.count = decay, 0
         self.means: dict[str, Tensor] = {}
-        self.like: dict[str, Tensor] = {}
+        self.like: dict[str, str] = {}  # shapes and types of what was added
+        self.dtypes: dict[str, torch.dtype] = {}
 
     def add(self, weights: dict[str, Tensor]) -> None:
         """Take another place into the mean.
@@ -58,17 +59,19 @@ class WeightAverage:
         Raises:
             ValueError: other names or shapes than before.
         """
-        self.count += 1
-        if self.count == 1:
-            self.like = {name: w.detach().clone() for name, w in weights.items()}
-            self.means = {name: w.double() for name, w in self.like.items()}
+        if self.count == 0:
+            self.count = 1
+            self.like = shapes(weights)
+            self.dtypes = {name: w.dtype for name, w in weights.items()}
+            self.means = {n: w.detach().double().clone() for n, w in weights.items()}
             return
-        wrong = differences(shapes(self.like), shapes(weights))
+        wrong = differences(self.like, shapes(weights))
         need = f"of the first one's names and shapes; differs in {[*wrong.items()][:3]}"
         require(not wrong, "weights", sorted(weights), need, "average one run")
+        self.count += 1
         r = 1 / self.count if self.decay is None else 1 - self.decay
         for name, w in weights.items():
-            self.means[name] += r * (w.detach().double() - self.means[name])
+            self.means[name] = self.means[name].lerp(w.detach().double(), r)
 
     def weights(self) -> dict[str, Tensor]:
         """The mean, in the types of what was added.
@@ -77,7 +80,7 @@ class WeightAverage:
             ValueError: nothing was added.
         """
         require(self.count > 0, "count", 0, "at least 1", "add weights first")
-        return {name: mean.to(self.like[name]) for name, mean in self.means.items()}
+        return {name: mean.to(self.dtypes[name]) for name, mean in self.means.items()}
 
 
 def average_checkpoints(paths: Sequence[str | Path]) -> GPT:

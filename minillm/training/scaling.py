@@ -196,7 +196,7 @@ def training_cost(flops: float, price: float, peak: float, mfu: float = 0.4) -> 
 
     >>> cost = training_cost(training_flops(7e9, 140e9), price=2.0, peak=989e12)
     >>> round(cost.hours), round(cost.money)
-    (4129, 8258)
+    (4129, 8257)
     """
     require_positive(flops=flops, price=price, peak=peak, mfu=mfu)
     require(mfu <= 1, "mfu", mfu, "at most 1", "it is a share of the peak, not percent")
