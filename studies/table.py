@@ -7,6 +7,8 @@ python studies/table.py --all   all of them, for studies/README.md
 import sys
 from statistics import fmean, stdev
 
+import scaling_fits
+
 from minillm.school.studies import Study, load_study
 from minillm.school.tiny_sft import HELD_OUT
 from minillm.world import KINDS, World
@@ -231,6 +233,40 @@ def equal_tokens_table() -> str:
     return table(["held-out sums right", "before", *head, "CPU s"], rows)
 
 
+def scaling_table() -> str:
+    """What was fitted beside the truth, and how far each point is above it."""
+    study = load_study("16_scaling")
+    fits = table(
+        ["60 runs at 20 points", "E", "alpha", "beta", "residual"], scaling_fits.rows()
+    )
+    sizes = list(dict.fromkeys(study.values(arm, "N")[0] for arm in study.settings))
+    read = list(dict.fromkeys(study.values(arm, "D")[0] for arm in study.settings))
+
+    def excess(N: int, D: int) -> str:
+        found = (r["loss"] for r in study.runs if (r["N"], r["D"]) == (N, D))
+        return told([loss - scaling_fits.ENTROPY for loss in found])
+
+    rows = [[f"{N:,}", *(excess(N, D) for D in read)] for N in sizes]
+    head = [f"{D / 1e6:.1f} M tokens" for D in read]
+    above = table(["parameters; nats above the truth", *head], rows)
+    picture = "![Loss over tokens for five sizes](results/16_scaling.png)"
+    return f"{fits}\n\n{above}\n\n{picture}"
+
+
+def scaling_finding() -> str:
+    """The fitted entropy beside the true one."""
+    E, law = scaling_fits.ENTROPY, scaling_fits.law()
+    without = scaling_fits.interval(
+        scaling_fits.jackknife(*scaling_fits.runs()), "E", 1.0
+    )
+    worst = max(abs(each / E - 1) for each in without)
+    return (
+        f"entropy, nats a fact: true {E:.3f}, fitted {law.E:.3f}, which is "
+        f"{100 * abs(law.E / E - 1):.1f} % off, and {100 * worst:.1f} % at worst if a "
+        "point is left out"
+    )
+
+
 TABLES = {
     "01_optimizers": optimizer_table,
     "02_size_and_recall": recall_table,
@@ -243,6 +279,7 @@ TABLES = {
     "09_annotators": annotators_table,
     "10_overoptimisation": overoptimisation_table,
     "11_equal_tokens": equal_tokens_table,
+    "16_scaling": scaling_table,
 }
 HEAD = """# What was measured
 
@@ -307,6 +344,7 @@ FINDINGS = {
         (", DPO", "DPO", "after"),
         (", rejection sampling", "rejection sampling", "after"),
     ],
+    "16_scaling": scaling_finding,
 }
 SHARES = {"recall by rank", "confidence", "chosen", "accuracy", "right_before", "right"}
 SHARES |= {"before", "after", "pair_accuracy", "longer"}
@@ -323,6 +361,8 @@ def page() -> str:
 
 def finding(name: str) -> str:
     """What a study found, in a sentence."""
+    if callable(FINDINGS[name]):
+        return FINDINGS[name]()
     study = load_study(name)
     return "".join(
         f"{words} {told(of(study, arm, *path), path[0] in SHARES)}"
