@@ -95,16 +95,21 @@ def draw() -> bytes:
         means = [study().mean(arm, "loss") for arm in arms]
         spreads = [study().spread(arm, "loss") for arm in arms]
         axes.errorbar(D, means, spreads, fmt="o", color=color, markersize=5)
-        fitted = chinchilla_loss(torch.tensor(N).double(), D, law())
-        axes.plot(D, fitted, color=color)
-        ends.append((fitted[-1].item(), f"{N / 1000:.0f}k", color))
-    axes.set_xlim(right=1.4 * D[-1].item())
-    show.yardstick(axes, ENTROPY, f"the true entropy, {ENTROPY:.3f}")
-    axes.axhline(law().E, color=show.OURS, linestyle=":", linewidth=1.5)
-    fitted = f"fitted E, {law().E:.3f}"
-    show.label(axes, D[0].item(), law().E - 0.03, fitted, show.OURS)
+        read = torch.logspace(math.log10(D[0]), math.log10(D[-1]), 50).double()
+        fitted = chinchilla_loss(torch.tensor(N).double(), read, law())
+        axes.plot(read, fitted, color=color)
+        ends.append((fitted[-1].item(), f"{N / 1000:.0f}k parameters", color))
+    axes.set_xlim(right=2 * D[-1].item())
     axes.set_ylim(bottom=min(law().E, ENTROPY) - 0.06)
-    show.spread_labels(axes, D[-1].item(), ends)
+    levels = (
+        (ENTROPY, "true entropy", show.TRUTH, "--"),
+        (law().E, "fitted E", show.OURS, ":"),
+    )
+    for y, name, color, style in levels:
+        axes.axhline(y, color=color, linestyle=style, linewidth=1.5)
+        text = f"{name} {y:.3f}"
+        show.label(axes, D[0].item(), y + 0.015, text, color)
+    show.spread_labels(axes, D[-1].item(), ends, least=0.055)
     return show.png(axes)
 
 

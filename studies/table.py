@@ -11,6 +11,7 @@ import scaling_fits
 
 from minillm.school.studies import Study, load_study
 from minillm.school.tiny_sft import HELD_OUT
+from minillm.training.scaling_fit import jackknife
 from minillm.world import KINDS, World
 from minillm.world.asking import MIXTURE
 from minillm.world.instructions import instructions
@@ -236,9 +237,8 @@ def equal_tokens_table() -> str:
 def scaling_table() -> str:
     """What was fitted beside the truth, and how far each point is above it."""
     study = load_study("16_scaling")
-    fits = table(
-        ["60 runs at 20 points", "E", "alpha", "beta", "residual"], scaling_fits.rows()
-    )
+    head = ["60 runs at 20 points", "E", "alpha", "beta", "residual"]
+    fits = table(head, scaling_fits.rows())
     sizes = list(dict.fromkeys(study.values(arm, "N")[0] for arm in study.settings))
     read = list(dict.fromkeys(study.values(arm, "D")[0] for arm in study.settings))
 
@@ -256,10 +256,7 @@ def scaling_table() -> str:
 def scaling_finding() -> str:
     """The fitted entropy beside the true one."""
     E, law = scaling_fits.ENTROPY, scaling_fits.law()
-    without = scaling_fits.interval(
-        scaling_fits.jackknife(*scaling_fits.runs()), "E", 1.0
-    )
-    worst = max(abs(each / E - 1) for each in without)
+    worst = max(abs(each.E / E - 1) for each in jackknife(*scaling_fits.runs()))
     return (
         f"entropy, nats a fact: true {E:.3f}, fitted {law.E:.3f}, which is "
         f"{100 * abs(law.E / E - 1):.1f} % off, and {100 * worst:.1f} % at worst if a "

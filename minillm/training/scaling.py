@@ -174,15 +174,9 @@ def kaplan_optimal(flops: float) -> tuple[float, float]:
     return N, flops / 6 / N
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What a run takes: hours of one accelerator, and their price."""
-
-    hours: float
-    money: float
-
-
-def training_cost(flops: float, price: float, peak: float, mfu: float = 0.4) -> Cost:
+def training_cost(
+    flops: float, price: float, peak: float, mfu: float = 0.4
+) -> tuple[float, float]:
     """Price a run: hours = flops / (peak * mfu), whatever number of devices share them.
 
     Args:
@@ -191,17 +185,20 @@ def training_cost(flops: float, price: float, peak: float, mfu: float = 0.4) -> 
         peak: its operations per second, in the precision used (989e12 for an H100).
         mfu: model FLOPs utilisation, the share of the peak that is reached.
 
+    Returns:
+        hours of one accelerator, and the money for them.
+
     Raises:
         ValueError: a number that is not above 0, a share above 1.
 
-    >>> cost = training_cost(training_flops(7e9, 140e9), price=2.0, peak=989e12)
-    >>> round(cost.hours), round(cost.money)
+    >>> hours, money = training_cost(training_flops(7e9, 140e9), 2.0, peak=989e12)
+    >>> round(hours), round(money)
     (4129, 8257)
     """
     require_positive(flops=flops, price=price, peak=peak, mfu=mfu)
     require(mfu <= 1, "mfu", mfu, "at most 1", "it is a share of the peak, not percent")
     hours = flops / (peak * mfu) / 3600
-    return Cost(hours, hours * price)
+    return hours, hours * price
 
 
 def _require_counts(**counts: Numbers) -> None:

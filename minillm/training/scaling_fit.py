@@ -12,8 +12,8 @@ of N looks like a constant. So ask again without one of the points (``jackknife`
 with runs drawn anew (``bootstrap``); an E that changes much was not identified.
 
 Source: Hoffmann et al. 2022 (arXiv 2203.15556), section 3.3 and appendix D.2. Besiroglu
-et al. 2024 (2404.10102) show that its optimizer stopped early: the sum of losses of
-1e-3 was below its tolerance. Here residuals are divided by delta before anything else.
+et al. 2024 (2404.10102) found that its optimizer stopped before it had converged, for
+the losses were too small for its tolerance. Here residuals are divided by delta first.
 Differs from the paper: Levenberg and Marquardt's method (Marquardt 1963) with weights
 that make squares of Huber's loss, in place of L-BFGS. With five unknowns the curvature
 costs nothing, and all starts of all resamples are followed at once.
