@@ -39,15 +39,7 @@ Numbers = float | Float[Tensor, "..."]
 
 @dataclass(frozen=True)
 class ScalingLaw:
-    """The five constants of L(N, D) = E + A / N^alpha + B / D^beta.
-
-    Args:
-        E: irreducible loss, in nats per token.
-        A: of the parameters.
-        B: of the tokens.
-        alpha: exponent of the parameters.
-        beta: exponent of the tokens.
-    """
+    """The constants of L(N, D) = E + A / N^alpha + B / D^beta, in nats per token."""
 
     E: float
     A: float

@@ -92,6 +92,8 @@ def fit_without_spikes(
 
     Args:
         trainer: with a folder, where its checkpoint goes every ``save_every`` steps.
+            It writes no metrics and calls no ``on_step``, for steps may be undone; nor
+            does its checkpoint remember what was left out, if it is killed.
         rule: what a spike is.
         span: steps, up to the spike's, whose batches are left out.
         most: spikes after which the batches are no longer to blame.
