@@ -51,7 +51,8 @@ def main():
             "minillm": lambda: dequantize_nf4(ours),
             "indexing": lambda: by_indexing(ours),
             "bitsandbytes": lambda: bnb.dequantize_4bit(packed, state),
-        }
+        },
+        repeats=15,  # some turns wait for large pages
     )
     part = quantize_nf4(weight[:128], BLOCK)
     loop = interleaved(

@@ -80,9 +80,17 @@ def nf4_row() -> tuple[str, str]:
     return "16 million weights to NF4", told
 
 
+def gptq_row() -> tuple[str, str]:
+    found = load("gptq")
+    small, large = found["base"], found["1024 by 1024"]["gptq"]["median_s"]
+    told = f"{small['gptq']['median_s']:.1f} s, AWQ {small['awq']['median_s']:.1f} s; "
+    told += f"a layer of 1,024 by 1,024 {large:.1f} s"
+    return "GPTQ of the base model, calibration included", told
+
+
 def table() -> str:
     rows = [*training_rows(), generation_row(), *bpe_rows()]
-    rows += [world_row(), grpo_row(), nf4_row(), import_row()]
+    rows += [world_row(), grpo_row(), nf4_row(), gptq_row(), import_row()]
     lines = ["| what | measured |", "|---|---|"]
     return "\n".join(lines + [f"| {what} | {told} |" for what, told in rows])
 

@@ -264,6 +264,59 @@ def scaling_finding() -> str:
     )
 
 
+def rank_table() -> str:
+    """What each rank leaves of a change of rank 4, and at which rate it was best."""
+    study = load_study("12_planted_rank")
+    rows = []
+    for arm in [arm for arm in study.settings if arm.startswith("layer")]:
+        rank = arm.rpartition(" ")[2]
+        noisy, found = f"noisy layer, rank {rank}", [rank, told(of(study, arm, "gap"))]
+        found += [told(of(study, arm, "best")), told(of(study, noisy, "gap"))]
+        found.append(told(of(study, noisy, "best")))
+        for gpt in (f"GPT, rank {rank}", f"GPT, rs, rank {rank}"):
+            if gpt in study.settings:
+                rates = sorted(set(of(study, gpt, "rate")))
+                at = " or ".join(f"{rate:g}" for rate in rates)
+                found.append(f"{told(of(study, gpt, 'gap'))} at {at}")
+            else:
+                found.append("")
+        rows.append(found)
+    head = ["LoRA's rank, where 4 is right", "gap of a layer", "closed form"]
+    head += ["from noisy examples", "closed form", "gap of a GPT", "with rsLoRA"]
+    return table(head, rows)
+
+
+def peft_table() -> str:
+    """What each way of fine-tuning costs and gives."""
+    study, rows = load_study("13_peft_table"), []
+    for arm, settings in study.settings.items():
+        costs = [""] * 3
+        if settings["lr"]:
+            costs = [f"{study.mean(arm, 'trained'):,.0f}"]
+            costs.append(f"{study.mean(arm, 'held') / 1e3:,.0f}")
+            costs.append(f"{study.mean(arm, 'seconds'):.1f}")
+        loss, forgotten = (told(of(study, arm, m)) for m in ("loss", "forgotten"))
+        shares = [told(of(study, arm, m), True) for m in ("right", "facts")]
+        rows.append([arm, *costs, loss, *shares, forgotten])
+    head = ["200 steps, each at its best rate", "trained", "held (kB)", "CPU s", "loss"]
+    head += ["right", "facts right", "forgotten (nats per token)"]
+    return table(head, rows)
+
+
+def bits_table() -> str:
+    """What each format holds, and what that costs."""
+    study = load_study("14_quality_against_bits")
+    start, rows = of(study, "float32", "excess"), []
+    for arm in study.settings:
+        more = [a - b for a, b in zip(of(study, arm, "excess"), start, strict=True)]
+        held = f"{study.mean(arm, 'bits'):.2f}", f"{study.mean(arm, 'bytes') / 1e3:.0f}"
+        share = told(of(study, arm, "facts"), True)
+        rows.append([arm, *held, told(of(study, arm, "excess")), told(more), share])
+    head = ["format of the blocks", "bits a weight", "model (kB)"]
+    head += ["excess (nats per token)", "more than in float32", "facts recalled"]
+    return table(head, rows)
+
+
 TABLES = {
     "01_optimizers": optimizer_table,
     "02_size_and_recall": recall_table,
@@ -276,6 +329,9 @@ TABLES = {
     "09_annotators": annotators_table,
     "10_overoptimisation": overoptimisation_table,
     "11_equal_tokens": equal_tokens_table,
+    "12_planted_rank": rank_table,
+    "13_peft_table": peft_table,
+    "14_quality_against_bits": bits_table,
     "16_scaling": scaling_table,
 }
 HEAD = """# What was measured
@@ -341,10 +397,37 @@ FINDINGS = {
         (", DPO", "DPO", "after"),
         (", rejection sampling", "rejection sampling", "after"),
     ],
+    "12_planted_rank": [
+        (
+            "of a change of rank 4 in a GPT remains: LoRA of rank 2",
+            "GPT, rank 2",
+            "gap",
+        ),
+        (", 4", "GPT, rank 4", "gap"),
+        (", 32", "GPT, rank 32", "gap"),
+        ("; in a layer, from noisy examples: 4", "noisy layer, rank 4", "gap"),
+        (", 32", "noisy layer, rank 32", "gap"),
+    ],
+    "13_peft_table": [
+        ("facts right: full fine-tuning", "full", "facts"),
+        (", LoRA 8", "LoRA 8", "facts"),
+        (", IA3", "IA3", "facts"),
+        ("; forgotten, nats a token: full", "full", "forgotten"),
+        (", LoRA 8", "LoRA 8", "forgotten"),
+        ("; loss if words are new: full", "full, new words", "loss"),
+        (", LoRA 8", "LoRA 8, new words", "loss"),
+    ],
+    "14_quality_against_bits": [
+        ("excess, nats a token, in two bits: rounded", "RTN 2", "excess"),
+        (", GPTQ", "GPTQ 2", "excess"),
+        (", trained on the grid", "QAT 2", "excess"),
+        ("; in four: NF4", "NF4", "excess"),
+        (", in 32", "float32", "excess"),
+    ],
     "16_scaling": scaling_finding,
 }
 SHARES = {"recall by rank", "confidence", "chosen", "accuracy", "right_before", "right"}
-SHARES |= {"before", "after", "pair_accuracy", "longer"}
+SHARES |= {"before", "after", "pair_accuracy", "longer", "facts"}
 
 
 def page() -> str:

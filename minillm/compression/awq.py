@@ -11,7 +11,8 @@ activations. One exponent decides how much they are protected,
 
 and is found by trying. At alpha 0 it is plain rounding, so it is never worse than that
 on the data that it was tried on. The division of the inputs is folded into the layer
-before (a norm, or the layer that makes x), so nothing is paid for it later.
+before (a norm, or the layer that makes x), so nothing is paid for it later; here each
+layer has scales of its own and keeps them, in 16 bits for each column.
 
 Source: Lin et al. 2023 (AWQ, arXiv:2306.00978), section 3.2, equations 4 and 5.
 Differs from the code of its authors: no search for clipping, one layer at a time.
@@ -20,7 +21,7 @@ Differs from the code of its authors: no search for clipping, one layer at a tim
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float16
 from torch import Tensor
 
 from minillm.compression.calibration import Inputs
@@ -39,7 +40,7 @@ class Scaled:
     """
 
     quantized: Grouped
-    scales: Float[Tensor, " N"]
+    scales: Float16[Tensor, " N"]
     alpha: float
 
     def weight(self) -> Float[Tensor, "M N"]:
@@ -81,8 +82,9 @@ def awq(
     require(fits, "inputs", inputs.mean, need, "take those of this layer")
     best, least = None, float("inf")
     for i in range(tries + 1):
-        scales = protection(inputs.mean, i / tries).to(weight.dtype)
-        made = Scaled(quantize_rtn(weight * scales, grid), scales, i / tries)
+        scales = protection(inputs.mean, i / tries).half()
+        scaled = weight * scales.to(weight.dtype)
+        made = Scaled(quantize_rtn(scaled, grid), scales, i / tries)
         error = inputs.error(made.weight() - weight)
         if error < least:
             best, least = made, error

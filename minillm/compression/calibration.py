@@ -68,9 +68,7 @@ def calibrate(
     >>> calibrate(model, [torch.tensor([[1, 2, 3]])])["layers.0.mlp.up_proj"].n
     3
     """
-    layers = {n: m for n, m in model.named_modules() if _is_inner_linear(n, m)}
-    require(len(layers) > 0, "model", "no nn.Linear", "one with some", "quantize once")
-    found, hooks = {}, []
+    layers, found, hooks = inner_linears(model), {}, []
     for name, layer in layers.items():
         N, like = layer.in_features, layer.weight
         zeros = torch.zeros(N, N, device=like.device, dtype=torch.float64)
@@ -94,5 +92,21 @@ def calibrate(
     return found
 
 
-def _is_inner_linear(name: str, module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) and name != "lm_head"
+def inner_linears(
+    model: nn.Module, endings: str | tuple[str, ...] = ""
+) -> dict[str, nn.Linear]:
+    """The plain linear layers but the head whose names end so, by name.
+
+    Raises:
+        ValueError: there is none, perhaps because they are quantized already.
+    """
+    layers = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name != "lm_head"
+    }
+    found = {name: module for name, module in layers.items() if name.endswith(endings)}
+    known = sorted({name.split(".")[-1] for name in layers})
+    require(len(layers) > 0, "model", "no nn.Linear", "one with some", "quantize once")
+    require(len(found) > 0, "targets", endings, f"among {known}", "name some of these")
+    return found

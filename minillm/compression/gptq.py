@@ -20,14 +20,14 @@ occurs.
 
 Source: Frantar et al. 2022 (arXiv:2210.17323), sections 3.2 and 3.3, algorithm 1; the
 order of columns is from its code. Differs from the paper: columns are not done in
-blocks of 128, which changes how fast it is and no number.
+blocks of 128, which changes no number, only how fast it is where layers are large.
 """
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from minillm.compression.uniform import Grid, Grouped, require_matrix
+from minillm.compression.uniform import Grid, Grouped, grouped, require_matrix
 from minillm.errors import require, require_positive
 
 
@@ -50,8 +50,8 @@ def gptq(
         damping: this part of the mean diagonal is added to it.
 
     Raises:
-        ValueError: not a finite matrix, a Hessian of another size or not finite, groups
-            that do not divide the rows.
+        ValueError: not a finite matrix, a Hessian of another size, not finite or not
+            positive semidefinite, groups that do not divide the rows.
 
     >>> W, X = torch.randn(64, 32), torch.randn(300, 32) @ torch.randn(32, 32)
     >>> from minillm.compression.uniform import quantize_rtn
@@ -63,7 +63,7 @@ def gptq(
     """
     require_matrix(weight)
     require_positive(damping=damping)
-    grid, (M, N) = grid or Grid(), weight.shape
+    grid, N = grid or Grid(), weight.shape[1]
     fine = hessian.shape == (N, N) and bool(hessian.isfinite().all())
     remedy = "take that of the layer from calibrate(model, batches)"
     require(fine, "hessian", hessian, f"finite, of shape {(N, N)}", remedy)
@@ -72,12 +72,12 @@ def gptq(
         order = hessian.diagonal().argsort(descending=True)
     U = inverse_factor(hessian[order][:, order], damping)
     W = weight.detach().to(U.dtype)[:, order].clone()
-    parts = _round_columns(W, U, grid)
-    codes = torch.empty(M, N, dtype=torch.uint8, device=W.device)
-    codes[:, order] = parts[0].to(torch.uint8)
-    group_of = torch.empty_like(order)
-    group_of[order] = torch.arange(N, device=W.device) // grid.size(N)
-    return Grouped(codes, parts[1].float(), parts[2].float(), group_of, grid.bits)
+    codes, scales, zeros = _round_columns(W, U, grid)
+    if not act_order:
+        return grouped(codes, scales, zeros, grid)
+    back = order.argsort()
+    groups = (back // grid.size(N)).int()
+    return grouped(codes[:, back], scales, zeros, grid, groups)
 
 
 def inverse_factor(
@@ -92,7 +92,10 @@ def inverse_factor(
     mean = H.diagonal().mean()
     mean = torch.where(mean == 0, 1.0, mean)
     H = H + damping * mean * torch.eye(len(H), dtype=H.dtype, device=H.device)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(H))
+    L, failed = torch.linalg.cholesky_ex(H)
+    remedy = "take a sum of x x^T, or more damping"
+    require(not failed.any(), "hessian", hessian, "positive semidefinite", remedy)
+    inverse = torch.cholesky_inverse(L)
     return torch.linalg.cholesky(inverse, upper=True)
 
 

@@ -18,7 +18,7 @@ The threshold is a magnitude, no number of standard deviations.
 Source: Dettmers et al. 2022 (LLM.int8, arXiv:2208.07339), sections 2 and 3.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int8
@@ -27,7 +27,8 @@ from torch import Tensor
 from minillm.errors import require, require_positive
 
 
-class Int8(NamedTuple):
+@dataclass(frozen=True)
+class Int8:
     """Integers of -127..127 and the size of a step, for each row."""
 
     codes: Int8[Tensor, "N K"]
@@ -37,6 +38,10 @@ class Int8(NamedTuple):
     def nbytes(self) -> int:
         """Bytes that are held."""
         return self.codes.nbytes + self.steps.nbytes
+
+    def weight(self) -> Float[Tensor, "N K"]:
+        """The numbers that the codes stand for."""
+        return dequantize_int8(self)
 
 
 def quantize_int8(x: Float[Tensor, "N K"]) -> Int8:
@@ -48,7 +53,7 @@ def quantize_int8(x: Float[Tensor, "N K"]) -> Int8:
     >>> quantize_int8(torch.tensor([[1.27, -0.5, 0.0]])).codes
     tensor([[127, -50,   0]], dtype=torch.int8)
     """
-    finite = x.ndim == 2 and bool(x.isfinite().all())
+    finite = x.ndim == 2 and x.numel() > 0 and bool(x.isfinite().all())
     remedy = "find the NaN or infinite entries"
     require(finite, "x", x, "a finite matrix", remedy)
     steps = x.abs().amax(1) / 127

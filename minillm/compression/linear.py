@@ -1,23 +1,90 @@
-"""A linear layer whose weight is held in four bits, and put together when it is needed.
+"""A linear layer whose weight is held in few bits, and put together when it is needed.
 
 Between two calls only codes and scales exist; for the product the weight is made again,
-in the type of the input. So memory falls to a seventh of float32 and arithmetic stays
-what it was: this saves bytes, not operations.
+in the type of the input. So in four bits memory falls to a seventh of float32 and
+arithmetic stays what it was: this saves bytes, not operations.
+
+Every quantizer here returns a frozen dataclass of tensors that knows its ``weight()``.
+The layer takes them apart into buffers, so that they are saved, moved and counted like
+those of any other layer.
 """
+
+from collections.abc import Callable
+from dataclasses import is_dataclass, replace
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from minillm.compression.nf4 import FourBit, NestedScales, dequantize_nf4, quantize_nf4
+from minillm.compression.nf4 import quantize_nf4
 from minillm.errors import require
 
+SHARED = {"levels"}  # of a codebook: everybody's, and held once
 
-class NF4Linear(nn.Module):
-    """A frozen linear layer in NF4.
+
+class Held(Protocol):
+    """What a quantizer returns."""
+
+    def weight(self) -> Float[Tensor, "out in"]:
+        """What the codes stand for."""
+
+
+class HeldLinear(nn.Module):
+    """A frozen linear layer whose weight is held as something smaller.
 
     Gradients pass through it to its input, and to nothing in it.
+
+    Args:
+        linear: the layer to take sizes and bias from; it is not changed.
+        held: its weight, quantized.
+
+    Raises:
+        ValueError: a layer that is quantized already, what is held is another's.
+
+    >>> from minillm.compression.uniform import Grid, quantize_rtn
+    >>> linear = nn.Linear(128, 64)
+    >>> layer = HeldLinear(linear, quantize_rtn(linear.weight, Grid(3, 64)))
+    >>> layer.nbytes * 8 / (128 * 64)   # 3 + (16 + 3) / 64
+    3.296875
+    """
+
+    def __init__(self, linear: nn.Linear, held: Held):
+        super().__init__()
+        require_plain(linear)
+        shape = tuple(linear.weight.shape)
+        fits = is_dataclass(held) and held.weight().shape == shape
+        remedy = "give what a quantizer made of this layer's weight"
+        require(fits, "held", type(held).__name__, f"a weight of {shape}", remedy)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        each_tensor(self.register_buffer, held)
+        self._plan = each_tensor(lambda _, t: t.to("meta"), held)
+        bias = None if linear.bias is None else linear.bias.detach().clone()
+        self.register_buffer("bias", bias)
+
+    @property
+    def held(self) -> Held:
+        """Codes and scales."""
+        return each_tensor(lambda name, _: getattr(self, name), self._plan)
+
+    @property
+    def weight(self) -> Float[Tensor, "out in"]:
+        """The weight that the codes stand for, made anew."""
+        return self.held.weight()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are held for the weight."""
+        return sum(t.nbytes for name, t in self.named_buffers() if name != "bias")
+
+    def forward(self, x: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return _HeldProduct.apply(x, self, bias)
+
+
+class NF4Linear(HeldLinear):
+    """A frozen linear layer in NF4.
 
     Args:
         linear: the layer to take the weight from; it is not changed.
@@ -34,53 +101,38 @@ class NF4Linear(nn.Module):
     def __init__(
         self, linear: nn.Linear, block_size: int = 64, double_quant: bool = True
     ):
-        super().__init__()
-        plain = isinstance(linear, nn.Linear)
-        remedy = "quantize each layer once"
-        require(plain, "linear", type(linear).__name__, "an nn.Linear", remedy)
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        q = quantize_nf4(linear.weight, block_size, double_quant)
-        self.block_size, self.double_quant = block_size, double_quant
-        self.register_buffer("packed", q.packed)
-        nested = isinstance(q.scales, NestedScales)
-        scales = vars(q.scales) if nested else {"scales": q.scales}
-        for name, part in scales.items():
-            self.register_buffer(f"scale_{name}", part)
-        self.register_buffer("levels", q.levels)
-        bias = None if linear.bias is None else linear.bias.detach().clone()
-        self.register_buffer("bias", bias)
-
-    @property
-    def quantized(self) -> FourBit:
-        """Codes and scales."""
-        if self.double_quant:
-            parts = (self.scale_codes, self.scale_absmax, self.scale_offset)
-            scales = NestedScales(*parts)
-        else:
-            scales = self.scale_scales
-        shape = torch.Size((self.out_features, self.in_features))
-        return FourBit(self.packed, scales, self.levels, shape, self.block_size)
-
-    @property
-    def weight(self) -> Float[Tensor, "out in"]:
-        """The weight that the codes stand for, made anew."""
-        return dequantize_nf4(self.quantized)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that are held for the weight."""
-        return self.quantized.nbytes
-
-    def forward(self, x: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        return _NF4Product.apply(x, self, bias)
+        require_plain(linear)
+        super().__init__(linear, quantize_nf4(linear.weight, block_size, double_quant))
 
 
-class _NF4Product(torch.autograd.Function):
+def require_plain(linear: nn.Module) -> None:
+    """Require an nn.Linear, which is not quantized yet."""
+    plain, remedy = isinstance(linear, nn.Linear), "quantize each layer once"
+    require(plain, "linear", type(linear).__name__, "an nn.Linear", remedy)
+
+
+def each_tensor(change: Callable, held: Held, path: str = "held") -> Held:
+    """A copy of a dataclass with ``change(name, tensor)`` for each tensor in it.
+
+    >>> from minillm.compression.int8 import quantize_int8
+    >>> each_tensor(lambda name, t: name, quantize_int8(torch.eye(2)))
+    Int8(codes='held_codes', steps='held_steps')
+    """
+    made = {}
+    for name, value in vars(held).items():
+        place = f"{path}_{name}"
+        if isinstance(value, Tensor) and name not in SHARED:
+            made[name] = change(place, value)
+        elif is_dataclass(value):
+            made[name] = each_tensor(change, value, place)
+    return replace(held, **made)
+
+
+class _HeldProduct(torch.autograd.Function):
     """x W^T, keeping no copy of W for the backward pass: it is made again there."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, layer: NF4Linear, bias: Tensor | None) -> Tensor:
+    def forward(ctx, x: Tensor, layer: HeldLinear, bias: Tensor | None) -> Tensor:
         ctx.layer = layer
         return F.linear(x, layer.weight.to(x.dtype), bias)
 

@@ -17,6 +17,7 @@ Source: Wortsman et al. 2022 (soups, arXiv:2203.05482); Ilharco et al. 2022 (tas
 arithmetic, 2212.04089), section 2; Shoemake 1985 (SLERP).
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -85,7 +86,7 @@ def slerp(a: State, b: State, t: float) -> State:
     >>> slerp({"w": torch.tensor([1.0, 0.0])}, {"w": torch.tensor([0.0, 1.0])}, 0.5)
     {'w': tensor([0.7071, 0.7071])}
     """
-    require(t == t, "t", t, "a number", "0 is the first model, 1 the second")
+    require(math.isfinite(t), "t", t, "a number", "0 is the first model, 1 the second")
 
     def arc(_: Tensor, x: Sequence[Tensor]) -> Tensor:
         first, second = x
@@ -124,7 +125,8 @@ def merge_each(
     """Merge tensor by tensor: ``merge(first, all)``.
 
     Raises:
-        ValueError: models of other names or shapes than the first.
+        ValueError: models of other names or shapes than the first, weights that are
+            not finite.
 
     >>> merge_each([{"w": torch.ones(2)}] * 3, lambda first, all: sum(all))
     {'w': tensor([3., 3.])}
@@ -134,6 +136,10 @@ def merge_each(
         need = f"of the same names and shapes; differs in {[*wrong.items()][:3]}"
         remedy = "merge models of one base"
         require(not wrong, "models", f"{len(models)} models", need, remedy)
+    for i, model in enumerate(models):
+        broken = [n for n, x in model.items() if not x.isfinite().all()]
+        need, remedy = "without NaN or infinite weights", "leave that one out"
+        require(not broken, f"model {i}", broken[:3], need, remedy)
     return {n: merge(x, [model[n] for model in models]) for n, x in models[0].items()}
 
 
@@ -148,4 +154,6 @@ def weights_for(
     weights = [1.0] * len(models) if weights is None else list(weights)
     need, remedy = f"one for each of {len(models)} models", "give as many"
     require(len(weights) == len(models) > 0, "weights", len(weights), need, remedy)
+    finite = all(map(math.isfinite, weights))
+    require(finite, "weights", weights, "finite", "give numbers")
     return weights

@@ -21,11 +21,13 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from minillm.compression.bits import room
 from minillm.compression.codebooks import NF4_LEVELS, dynamic_map, nearest
 from minillm.errors import require, require_count
 
 NESTED_BLOCK = 256
 DYNAMIC = dynamic_map()
+AT_ONCE = 2**16  # bytes, whose indices stay in the cache
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,10 @@ class FourBit:
         """Bits that are held for each weight."""
         return 8 * self.nbytes / max(self.shape.numel(), 1)
 
+    def weight(self) -> Float[Tensor, "*shape"]:
+        """What the codes stand for."""
+        return dequantize_nf4(self)
+
 
 def quantize_nf4(
     weight: Float[Tensor, "*shape"],
@@ -134,18 +140,17 @@ def dequantize_nf4(quantized: FourBit) -> Float[Tensor, "*shape"]:
     levels, byte = q.levels.to(device), torch.arange(256, device=device)
     pairs = torch.stack([levels[byte >> 4], levels[byte & 15]], dim=1)
     # Two floats travel as one double: a table of numbers is read faster than of rows.
-    both = pairs.view(torch.float64).flatten().index_select(0, q.packed.int())
-    flat = both.view(torch.float32)[: q.shape.numel()]
+    table, flat = pairs.view(torch.float64).flatten(), room(2 * len(q.packed), device)
+    parts = (x.split(AT_ONCE) for x in (q.packed, flat.view(torch.float64)))
+    for codes, out in zip(*parts, strict=True):
+        torch.index_select(table, 0, codes.int(), out=out)
+    flat = flat[: q.shape.numel()]
     scales = q.scales.values() if isinstance(q.scales, NestedScales) else q.scales
     return scale_(flat, scales, q.block_size).view(q.shape)
 
 
 def block_scales(flat: Float[Tensor, " n"], size: int) -> Float[Tensor, " blocks"]:
-    """The largest magnitude of each block; the last block may be short.
-
-    >>> block_scales(torch.tensor([1.0, -3.0, 2.0]), 2)
-    tensor([3., 2.])
-    """
+    """The largest magnitude of each block; the last block may be short."""
     whole = len(flat) // size * size
     scales = flat[:whole].view(-1, size).abs().amax(1)
     if whole < len(flat):

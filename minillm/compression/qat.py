@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from minillm.compression.calibration import inner_linears
 from minillm.compression.uniform import Grid, quantize_rtn
 from minillm.errors import require
 
@@ -74,21 +75,18 @@ def apply_qat(model: nn.Module, grid: Grid) -> nn.Module:
         grid: of all layers.
 
     Raises:
-        ValueError: no linear layer, groups that do not divide a layer's rows; the model
-            is then unchanged.
+        ValueError: no linear layer, applied already, groups that do not divide a
+            layer's rows; the model is then unchanged.
 
     >>> from minillm.model import GPT, GPTConfig
     >>> model = GPT(GPTConfig(vocab_size=64, n_layer=1, n_head=2, n_embd=16))
     >>> type(apply_qat(model, Grid(4, None)).layers[0].mlp.up_proj).__name__
     'QATLinear'
     """
-    found = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name != "lm_head"
-    }
-    require(len(found) > 0, "model", "no nn.Linear", "one with some", "apply it once")
-    made = {name: QATLinear(layer, grid) for name, layer in found.items()}
+    plain = not any(isinstance(m, QATLinear) for m in model.modules())
+    require(plain, "model", "in training", "plain", "finish_qat(model) first")
+    found = inner_linears(model).items()
+    made = {name: QATLinear(layer, grid) for name, layer in found}
     return _replace(model, made)
 
 

@@ -14,13 +14,17 @@ much, they change which code is taken.
 Source: Jacob et al. 2018 (arXiv:1712.05877), section 2.1.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Float16, Int, UInt8
 from torch import Tensor
 
+from minillm.compression.bits import pack_bits, unpack_bits
 from minillm.errors import require, require_count
+
+LARGEST = torch.finfo(torch.float16).max
 
 
 @dataclass(frozen=True)
@@ -77,10 +81,12 @@ class Grid:
         if self.symmetric:
             high = torch.maximum(high, -low)
             low = -high
-        scale = (high - low) / self.top
+        # Sixteen bits are what a file has for it, so codes are chosen for that number.
+        scale = ((high - low) / self.top).clamp(max=LARGEST).half().to(weight.dtype)
         scale = torch.where(scale == 0, 1.0, scale)  # a group of zeros
-        middle = torch.full_like(scale, (self.top + 1) // 2)
-        return scale, middle if self.symmetric else (-low / scale).round()
+        if self.symmetric:
+            return scale, torch.full_like(scale, (self.top + 1) // 2)
+        return scale, (-low / scale).round().clamp(max=self.top)
 
     def codes(
         self, weight: Float[Tensor, "*N"], scale: Tensor, zero: Tensor
@@ -94,22 +100,59 @@ class Grouped:
     """A matrix on a grid: codes, and scale and zero-point of each group of each row.
 
     Args:
-        codes: of the weights, in the matrix's own order of columns.
-        scales, zeros: of the groups.
-        group_of: of which group each column is; groups need not be neighbours.
+        packed: codes of the weights, without a bit to spare.
+        scales: of the groups.
+        packed_zeros: zero-points of the groups; None on a symmetric grid.
+        groups: of which group each column is; None if groups are neighbours.
+        columns: N.
         bits: of a code.
     """
 
-    codes: UInt8[Tensor, "M N"]
-    scales: Float[Tensor, "M G"]
-    zeros: Float[Tensor, "M G"]
-    group_of: Int[Tensor, " N"]
+    packed: UInt8[Tensor, " bytes"]
+    scales: Float16[Tensor, "M G"]
+    packed_zeros: UInt8[Tensor, " bytes"] | None
+    groups: Int[Tensor, " N"] | None
+    columns: int
     bits: int
+
+    @property
+    def codes(self) -> UInt8[Tensor, "M N"]:
+        """One to a byte, in the matrix's own order of columns."""
+        shape = (len(self.scales), self.columns)
+        return unpack_bits(self.packed, self.bits, math.prod(shape)).view(shape)
+
+    @property
+    def zeros(self) -> UInt8[Tensor, "M G"]:
+        """The code that stands for 0, of each group."""
+        if self.packed_zeros is None:
+            return torch.full_like(self.scales, 2 ** (self.bits - 1), dtype=torch.uint8)
+        n = self.scales.numel()
+        return unpack_bits(self.packed_zeros, self.bits, n).view_as(self.scales)
+
+    @property
+    def group_of(self) -> Int[Tensor, " N"]:
+        """Of which group each column is."""
+        size = self.columns // self.scales.shape[1]
+        neighbours = torch.arange(self.columns, device=self.packed.device) // size
+        return neighbours if self.groups is None else self.groups
 
     def weight(self) -> Float[Tensor, "M N"]:
         """What the codes stand for."""
-        scales, zeros = self.scales[:, self.group_of], self.zeros[:, self.group_of]
+        scales, zeros = (x.float()[:, self.group_of] for x in (self.scales, self.zeros))
         return scales * (self.codes - zeros)
+
+
+def grouped(
+    codes: Float[Tensor, "M N"],
+    scales: Float[Tensor, "M G"],
+    zeros: Float[Tensor, "M G"],
+    grid: Grid,
+    groups: Int[Tensor, " N"] | None = None,
+) -> Grouped:
+    """Hold codes and what belongs to them in as few bits as they need."""
+    kept = None if grid.symmetric else pack_bits(zeros, grid.bits)
+    packed, N = pack_bits(codes, grid.bits), codes.shape[1]
+    return Grouped(packed, scales.half(), kept, groups, N, grid.bits)
 
 
 def quantize_rtn(weight: Float[Tensor, "M N"], grid: Grid) -> Grouped:
@@ -128,17 +171,17 @@ def quantize_rtn(weight: Float[Tensor, "M N"], grid: Grid) -> Grouped:
     groups = weight.detach().float().view(M, -1, size)
     scales, zeros = grid.steps(groups)
     codes = grid.codes(groups, scales[..., None], zeros[..., None]).view(M, N)
-    group_of = torch.arange(N, device=weight.device) // size
-    return Grouped(codes.to(torch.uint8), scales, zeros, group_of, grid.bits)
+    return grouped(codes, scales, zeros, grid)
 
 
 def require_matrix(weight: Tensor) -> None:
-    """Require a finite matrix with at least one weight.
+    """Require a finite matrix with at least one weight and a scale in 16 bits.
 
     >>> require_matrix(torch.zeros(3))
     Traceback (most recent call last):
     ValueError: weight must be a finite matrix, got (3,) of torch.float32; quantize ...
     """
-    fine = weight.ndim == 2 and weight.numel() > 0 and bool(weight.isfinite().all())
+    fine = weight.ndim == 2 and weight.numel() > 0
+    fine = fine and bool((weight.abs() <= LARGEST).all())  # NaN is not, either
     remedy = "quantize one layer at a time, and look for NaN"
     require(fine, "weight", weight, "a finite matrix", remedy)

@@ -15,6 +15,8 @@ Source: OpenAI, "Chat Markup Language" (2023), as the Qwen models use it.
 
 from dataclasses import dataclass
 
+from minillm.errors import require
+
 ROLES = ("system", "user", "assistant")
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"
 
@@ -39,6 +41,10 @@ class Marks:
 class Template:
     """The marks of each role, and which names in them are special tokens.
 
+    Raises:
+        ValueError: a turn of the assistant without an end that is a token of its own:
+            no model would ever learn to stop.
+
     >>> CHATML.marks("user").opening
     '<|im_start|>user\\n'
     """
@@ -47,6 +53,11 @@ class Template:
     user: Marks
     assistant: Marks
     special_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        end, need = self.assistant.closing, f"one of {self.special_names}"
+        remedy = "end turns by a token that nobody types, and list it"
+        require(end in self.special_names, "the assistant's closing", end, need, remedy)
 
     def marks(self, role: str) -> Marks:
         """The marks of one of ``ROLES``."""

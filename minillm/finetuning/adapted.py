@@ -115,8 +115,8 @@ def merge(model: nn.Module) -> nn.Module:
     layers = adapted_layers(model).values()
     free = all(layer.plain is None for layer in layers)
     require(free, "model", "merged already", "unmerged", "unmerge first")
-    for layer in layers:
-        layer.merge()
+    for layer in sorted(layers, key=lambda layer: isinstance(layer.base, nn.Linear)):
+        layer.merge()  # those that refuse come first, so that it is all or none
     return model
 
 

@@ -49,8 +49,6 @@ def tagged(opening: str, closing: str, special_names: tuple[str, ...]) -> Templa
     """
     named, remedy = "{role}" in opening, "write for instance '<|{role}|>'"
     require(named, "opening", opening, "a header with {role}", remedy)
-    need, remedy = f"one of {special_names}", "end turns by a token that nobody types"
-    require(closing in special_names, "closing", closing, need, remedy)
     roles = [opening.format(role=role) for role in ROLES]
     return Template(*(Marks(role, closing) for role in roles), special_names)
 

@@ -18,8 +18,8 @@ and a low-rank change that are together close to W, in turns:
           B_t A_t = SVD_r(W - Q_t) / s
 
 Source: Dettmers et al. 2023 (QLoRA, arXiv:2305.14314), equation 5; Li et al. 2023
-(LoftQ, 2310.08659), algorithm 1. Differs from PEFT: it leaves the scaling s out of
-B A, so that its layer begins at Q + s (W - Q) unless s = 1.
+(LoftQ, 2310.08659), algorithm 1. Differs from PEFT: it leaves s out of B A, so that its
+layer begins at Q + s B A, and with s = 2 no closer to W than Q alone.
 """
 
 import copy
@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from minillm.compression.linear import NF4Linear
 from minillm.compression.nf4 import dequantize_nf4, quantize_nf4
-from minillm.errors import require, require_count
+from minillm.errors import require, require_count, require_positive
 from minillm.finetuning.lora import LoRALinear
 from minillm.finetuning.targets import Targets, put, select_linears
 
@@ -145,7 +145,7 @@ def loftq_start(
         a weight that is quantized to Q, A and B.
 
     Raises:
-        ValueError: no rounds, as ``quantize_nf4``.
+        ValueError: no rounds, a rank or scaling out of range, as ``quantize_nf4``.
 
     >>> W = torch.randn(64, 64)
     >>> target, A, B = loftq_start(W, rank=16)
@@ -154,6 +154,9 @@ def loftq_start(
     True
     """
     require_count(rank=rank, rounds=rounds)
+    require_positive(scaling=scaling)
+    need, remedy = f"at most min{tuple(weight.shape)}", "choose a smaller rank"
+    require(rank <= min(weight.shape), "rank", rank, need, remedy)
     W = weight.detach().float()
     change = torch.zeros_like(W)
     for _ in range(rounds):
@@ -185,6 +188,8 @@ def merged_floats(model: nn.Module) -> nn.Module:
     require(len(quantized) > 0, "model", "plain", "one with adapters", remedy)
     for name, layer in quantized:
         lora = isinstance(layer, LoRALinear)
+        if lora and layer.plain is not None:
+            layer.unmerge()  # what was learned would count twice
         base = layer.base if lora else layer
         weight = layer.merged()[0] if lora else base.weight
         linear = nn.Linear(base.in_features, base.out_features, base.bias is not None)

@@ -10,6 +10,7 @@ from minillm.alignment.held_out import Outcome
 from minillm.evaluation.asking import Answer, confidence, reliability
 from minillm.school import show
 from minillm.school.tiny_looks import GROUPS
+from minillm.school.tiny_lora import Found
 from minillm.training import MetricsLog
 
 KINDS = {
@@ -17,6 +18,7 @@ KINDS = {
     "predictable": ("what follows", show.WARM),
     "irreducible": ("odds", show.OURS),
 }
+WAYS = {"sft": "full SFT", "lora": "LoRA", "qlora": "QLoRA"}
 LEAST = 1e-3  # nats per token; below it a point is drawn here
 
 
@@ -138,6 +140,49 @@ def alignment_picture(found: dict[str, Outcome]) -> tuple[Axes, str]:
         f"that the reward model gives them, each joined with the assistant: {told}."
     )
     return axes, alt
+
+
+def cost_picture(found: dict[str, Found]) -> tuple[Axes, str]:
+    """What each way of fine-tuning holds, and how much is right after it."""
+    luck = "one run; with another seed another may be best"
+    title = cost_title({name: one.cost.nbytes for name, one in found.items()})
+    axes = show.figure(title, f"bytes held while training ({luck})", "", height=2.6)
+    colors, told = (show.TRUTH, show.WARM, show.OURS), []
+    for (name, one), place in zip(found.items(), (2, 1, 0), strict=True):
+        cost, left = one.cost, 0
+        for part, color in zip(
+            ("weights", "gradients", "moments"), colors, strict=True
+        ):
+            axes.barh(place, getattr(cost, part), left=left, color=color, height=0.6)
+            middle = left + getattr(cost, part) / 2
+            if place == 2:  # the longest bar says what the colours are
+                axes.annotate(
+                    part, (middle, 2), color="white", ha="center", va="center"
+                )
+            left += getattr(cost, part)
+        text = f"{one.right:.0%} right, {cost.trained:,} trained"
+        show.label(axes, left, place, text, show.TEXT)
+        told.append(f"{WAYS[name]} {left:,} bytes, {text}")
+    axes.set_yticks((2, 1, 0), [WAYS[name] for name in found])
+    axes.grid(visible=False, axis="y")
+    axes.set_xlim(0, 1.6 * max(one.cost.nbytes for one in found.values()))
+    show.count_axis(axes)
+    alt = (
+        "Bytes of weights, gradients and the optimizer's moments, the part of held-out "
+        "instructions that are answered rightly, and the parameters that are trained: "
+        f"{'; '.join(told)}. This is {luck}."
+    )
+    return axes, alt
+
+
+def cost_title(nbytes: dict[str, int]) -> str:
+    """What the cheaper ways hold, as parts of what full fine-tuning does.
+
+    >>> cost_title({"sft": 100, "lora": 40, "qlora": 25})
+    'LoRA holds 40% of the bytes of full SFT, QLoRA 25%'
+    """
+    lora, qlora = (nbytes[name] / nbytes["sft"] for name in ("lora", "qlora"))
+    return f"LoRA holds {lora:.0%} of the bytes of full SFT, QLoRA {qlora:.0%}"
 
 
 def alignment_title(rewards: dict[str, float]) -> str:

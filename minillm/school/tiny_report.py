@@ -15,6 +15,7 @@ from minillm.school import pictures, show, tiny_pictures
 from minillm.school.pipeline import HEADER, Run
 from minillm.school.report import Page, words
 from minillm.school.text_report import machine_room
+from minillm.school.tiny_lora import Found
 from minillm.school.tiny_measure import honest_guess
 from minillm.school.tiny_sft import Response
 from minillm.school.tinytext import TinyText
@@ -31,6 +32,7 @@ def write_report(
     looks: MetricsLog,
     measured: dict,
     responses: list[Response],
+    cheaper: dict[str, Found],
     aligned: dict[str, Outcome],
 ) -> Path:
     """Write ``report.html`` into the run's folder; return its path."""
@@ -52,6 +54,7 @@ def write_report(
     page.picture(*tiny_pictures.confidence_picture(known, answers["nobody"], honest))
     page.text(words("nobody"), "note")
     responded(page, responses)
+    economised(page, cheaper)
     compared(page, aligned)
     page.heading("Truth beside measurement, stage by stage")
     page.table(HEADER, [row for row in run.table() if row[0] != "report"])
@@ -69,6 +72,38 @@ def responded(page: Page, responses: list[Response]) -> None:
         verdict = "right" if response.right else "wrong"
         caption = f"{response.instruction.topic}: {verdict}"
         page.sample(response.instruction.prompt, response.text, caption)
+
+
+def economised(page: Page, found: dict[str, Found]) -> None:
+    """What full SFT, LoRA and QLoRA hold, give and forget, side by side."""
+    page.heading("The same lessons, with less")
+    page.text(words("adapters"))
+    page.picture(*tiny_pictures.cost_picture(found))
+    names = [tiny_pictures.WAYS[name] for name in found]
+    page.table(("", "truth", *names), cost_rows(list(found.values())))
+    page.text(words("forgetting"), "note")
+
+
+def cost_rows(found: list[Found]) -> list[tuple[str, ...]]:
+    """A row for each number, a column for each way of fine-tuning.
+
+    >>> from minillm.school.tiny_lora import Cost
+    >>> full = Found(Cost(9, 36, 36, 72), [("right", "100%", "60%")], 0.6, 0.04, 1.5)
+    >>> cost_rows([full])[0], cost_rows([full])[-1]
+    (('parameters trained', '', '9'), ('right', '100%', '60%'))
+    """
+    costs = {"parameters trained": "trained", "bytes of weights": "weights"}
+    costs |= {"bytes of gradients": "gradients", "bytes of moments": "moments"}
+    costs |= {"bytes in all": "nbytes"}
+    rows = [
+        (metric, "", *(f"{getattr(one.cost, part):,}" for one in found))
+        for metric, part in costs.items()
+    ]
+    for same in zip(*(one.rows for one in found), strict=True):
+        rows.append((*same[0][:2], *(measured for *_, measured in same)))
+    befores = [f"{one.before:.3f}" for one in found]
+    rows.insert(-1, ("documents: excess before SFT", "0.000", *befores))
+    return rows
 
 
 def compared(page: Page, aligned: dict[str, Outcome]) -> None:

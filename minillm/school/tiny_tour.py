@@ -7,6 +7,8 @@ measure   how far from the floor, and in what? what does it know, can it reckon?
           is it as sure as it is right, and what does it say of nobody?
 sft       the same model learns to respond to instructions
 respond   held-out instructions, true reward, people who do not exist
+lora      another copy learns the same by LoRA: what is trained, held, forgotten?
+qlora     the same beside weights in four bits
 reward    a model of what annotators prefer, beside what is truly good
 ppo       the assistant earns that model's praise: is it better for it?
 dpo       or learns from the verdicts themselves
@@ -14,6 +16,7 @@ grpo      or from a verifier, who knows what is right
 report    a table and a page with pictures
 """
 
+import copy
 from pathlib import Path
 
 from minillm.data.packed import Rows
@@ -21,9 +24,10 @@ from minillm.school.options import TRAINING, TourOptions
 from minillm.school.pipeline import Run
 from minillm.school.pretraining import pretrain
 from minillm.school.tiny_align import align
+from minillm.school.tiny_judge import teach_judge
 from minillm.school.tiny_looks import TinyLook
+from minillm.school.tiny_lora import fine_tune_cheaply
 from minillm.school.tiny_measure import measure
-from minillm.school.tiny_reward import teach_judge
 from minillm.school.tiny_sft import fine_tune, respond_to_all
 from minillm.school.tinytext import TinyText, tiny_text
 from minillm.training import Trainer
@@ -43,15 +47,16 @@ def tiny_tour(run: Run, options: TourOptions, resumed: bool) -> Path:
     model, metrics, looks = pretrain(
         run, options, text.tokenizer, rows, look_at, resumed, **TRAINING
     )
-    measured = measure(run, text, model)
+    measured, base = measure(run, text, model), copy.deepcopy(model)
     assistant = fine_tune(run, options, text, model, resumed)
     responses = respond_to_all(run, text, assistant)
+    cheaper = fine_tune_cheaply(run, text, base, resumed)
     judge = teach_judge(run, text, assistant)
     aligned = align(run, text, assistant, judge, resumed)
     from minillm.school.tiny_report import write_report  # matplotlib takes a second
 
     with run.stage("report", "drawing what was measured"):
-        said = (measured, responses, aligned)
+        said = (measured, responses, cheaper, aligned)
         return write_report(run, text, model, metrics, looks, *said)
 
 

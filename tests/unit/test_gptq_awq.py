@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from minillm.compression.awq import Scaled, awq, protection
+from minillm.compression.bits import pack_bits, unpack_bits
 from minillm.compression.calibration import Inputs, calibrate
 from minillm.compression.gptq import gptq, inverse_factor
 from minillm.compression.uniform import Grid, quantize_rtn
@@ -51,9 +52,10 @@ def output_error(q, weight, x):
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_rounding_is_off_by_half_a_step_at_most(bits, symmetric, weight):
     q = quantize_rtn(weight, Grid(bits, 8, symmetric))
-    step = q.scales[:, q.group_of]
-    # a centred grid has one step less above than below, and its ends are cut
-    slack = 1.0 if symmetric else 0.5
+    step = q.scales.double()[:, q.group_of]
+    # a centred grid has one step less above than below, and its ends are cut; and the
+    # ends are as far off as the scale is when it is rounded to eleven bits
+    slack = (1.0 if symmetric else 0.5) + 2**bits / 2**12
     assert ((q.weight() - weight).abs() <= slack * step + 1e-5).all()
     assert q.codes.max() <= 2**bits - 1
 
@@ -81,6 +83,29 @@ def test_the_known_error_of_integers_in_blocks_of_64():
     q = quantize_rtn(weight, Grid(4, 64))
     error = (q.weight() - weight).square().mean().item()
     assert error == pytest.approx(0.00808, rel=0.03)
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("n", [1, 7, 8, 9, 64, 1001])
+def test_packed_codes_come_back_and_leave_no_gap(bits, n):
+    dice = torch.Generator().manual_seed(n)
+    codes = torch.randint(2**bits, (n,), generator=dice)
+    packed = pack_bits(codes, bits)
+    assert len(packed) == -(-n // 8) * bits
+    assert torch.equal(unpack_bits(packed, bits, n).long(), codes)
+    # the same bits as one long binary number, the first code lowest
+    number = sum(c << (bits * i) for i, c in enumerate(codes.tolist()))
+    assert int.from_bytes(bytes(packed.tolist()), "little") == number
+
+
+@pytest.mark.parametrize("weight", [1e-9, 1e-6, 1.0, 6e4])
+def test_scales_of_sixteen_bits_give_no_nan_at_any_size(weight):
+    for symmetric in (False, True):
+        q = quantize_rtn(weight * normal(4, N).clamp(-1, 1), Grid(4, 8, symmetric))
+        off = q.weight() - weight * normal(4, N).clamp(-1, 1)
+        assert (off.abs() <= 0.2 * weight + 1e-6).all()
+    with pytest.raises(ValueError, match="weight"):
+        quantize_rtn(1e5 * torch.ones(2, 8), Grid(4, None))
 
 
 def test_bits_that_are_stored_count_scales_and_zeros():
@@ -181,6 +206,7 @@ def test_an_input_that_never_occurs_costs_nothing_and_breaks_nothing(weight):
         (torch.ones(4), torch.eye(4), "finite matrix"),
         (torch.ones(2, 4), torch.eye(3), "hessian"),
         (torch.ones(2, 4), torch.full((4, 4), math.nan), "hessian"),
+        (torch.ones(2, 4), -torch.eye(4), "semidefinite"),
     ],
 )
 def test_what_gptq_cannot_use_is_refused(weight, hessian, words):

@@ -173,3 +173,22 @@ def test_nothing_that_was_given_is_changed():
     slerp(BASE, TASKS[0], 0.3)
     for now, then in zip((BASE, *TASKS), before, strict=True):
         close(now, then, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_nothing_is_merged_that_is_not_finite(bad):
+    fine, broken = {"w": torch.ones(3)}, {"w": torch.tensor([1.0, bad, 2.0])}
+    merges = [
+        lambda: soup([fine, broken]),
+        lambda: slerp(fine, broken, 0.5),
+        lambda: task_arithmetic(fine, [broken]),
+        lambda: ties(fine, [broken], 0.5),
+        lambda: dare(fine, [broken], 0.5),
+    ]
+    for merge in merges:
+        with pytest.raises(ValueError, match=r"model 1.*'w'"):
+            merge()
+    with pytest.raises(ValueError, match="weights"):
+        soup([fine, fine], [1.0, bad])
+    with pytest.raises(ValueError, match="t must be"):
+        slerp(fine, fine, bad)

@@ -220,7 +220,9 @@ def test_the_threshold_is_a_magnitude_and_it_counts_from_there_on():
     assert llm_int8_linear(x, w, threshold=6.1)[0, 0] == 0
 
 
-@pytest.mark.parametrize("x", [torch.ones(3), torch.tensor([[math.nan]])])
+@pytest.mark.parametrize(
+    "x", [torch.ones(3), torch.tensor([[math.nan]]), torch.zeros(2, 0)]
+)
 def test_eight_bits_refuse_what_is_no_finite_matrix(x):
     with pytest.raises(ValueError, match="finite matrix"):
         quantize_int8(x)

@@ -89,5 +89,7 @@ def test_what_makes_no_sense_is_refused_and_nothing_is_changed():
     assert isinstance(net.layers[0].self_attn.q_proj, nn.Linear)
     with pytest.raises(ValueError, match="apply_qat"):
         finish_qat(net)
-    with pytest.raises(ValueError, match="apply it once"):
+    with pytest.raises(ValueError, match="in training"):
+        apply_qat(apply_qat(net, GRID), GRID)
+    with pytest.raises(ValueError, match="one with some"):
         apply_qat(nn.Sequential(nn.ReLU()), GRID)

@@ -16,6 +16,8 @@ from minillm.model import GPT, GPTConfig
 from minillm.school import (
     show,
     tiny_align,
+    tiny_judge,
+    tiny_lora,
     tiny_measure,
     tiny_pictures,
     tiny_reward,
@@ -40,12 +42,14 @@ def few(monkeypatch):
     """As many instructions and questions as a test has time for."""
     monkeypatch.setattr(tiny_sft, "EXAMPLES", 96)
     monkeypatch.setattr(tiny_sft, "HELD_OUT", 40)
+    monkeypatch.setattr(tiny_lora, "EXAMPLES", 96)
     monkeypatch.setattr(tiny_measure, "SKILLS", 12)
     monkeypatch.setattr(tiny_measure, "NOBODY", 3)
     monkeypatch.setattr(tiny_measure, "by_rank", lambda lore: by_rank(lore, 2))
     monkeypatch.setattr("minillm.school.tiny_looks.FEW", 2)
     monkeypatch.setattr(tiny_reward, "PAIRS", 40)
-    monkeypatch.setattr(tiny_reward, "JUDGED", 20)
+    for name, small in {"MORE": 24, "FROM": 60, "REFUSALS": 8, "JUDGED": 20}.items():
+        monkeypatch.setattr(tiny_judge, name, small)
     for name, small in {"HELD_OUT": 12, "PROMPTS": 20, "VERDICTS": 20}.items():
         monkeypatch.setattr(tiny_align, name, small)
     for settings in (tiny_align.PPO, tiny_align.DPO, tiny_align.GRPO):
@@ -67,6 +71,8 @@ def test_the_tour_on_tinyworld_states_truth_beside_measurement_for_each_stage(do
         "measure",
         "sft",
         "respond",
+        "lora",
+        "qlora",
         "reward",
         "ppo",
         "dpo",
@@ -76,10 +82,10 @@ def test_the_tour_on_tinyworld_states_truth_beside_measurement_for_each_stage(do
     truth, measured = rows["measure", "loss (nats per token)"]
     assert floor == float(truth) < float(measured)
     for stage, metric in rows:
-        if stage in ("measure", "respond"):
+        if stage in ("measure", "respond", "lora", "qlora"):
             assert rows[stage, metric][0], f"{metric} has no truth beside it"
     page = (done.folder / "report.html").read_text(encoding="utf-8")
-    assert page.count("data:image/png;base64,") == 6
+    assert page.count("data:image/png;base64,") == 7
     assert not re.findall(r'(?:src|href)="(?!data:)', page)
     assert "What the floor is" in page
 
@@ -89,8 +95,8 @@ def test_the_parts_of_the_excess_add_up_in_the_results(done):
     assert sum(found[kind] for kind in KINDS) == pytest.approx(found["total"], 1e-9)
 
 
-def test_both_models_of_a_tour_load_and_answer(done):
-    for folder in (done.folder, done.folder / "sft"):
+def test_the_models_of_a_tour_load_and_answer(done):
+    for folder in (done.folder, *(done.folder / x for x in ("sft", "lora", "qlora"))):
         model = load_model(folder / "checkpoint.safetensors")
         tokenizer = Tokenizer.load(folder / "tokenizer.json")
         assert len(respond(model, tokenizer, ["what is 1+1?"], 4)) == 1
@@ -102,9 +108,10 @@ def test_a_tour_that_was_stopped_during_fine_tuning_goes_on_there(
     original, pretrained = Trainer.train_step, []
 
     def step(self):
-        if self.folder.name != "sft":
+        name = getattr(self.folder, "name", None)  # adapters have no folder
+        if name == "run":
             pretrained.append(self.step)
-        elif self.step == 1:
+        elif name == "sft" and self.step == 1:
             signal.raise_signal(signal.SIGINT)
         return original(self)
 
