@@ -51,11 +51,11 @@ VERDICTS = 1_000  # for DPO
 
 @dataclass(frozen=True)
 class Start:
-    """What all three begin with: the assistant, frozen, and who judges."""
+    """What all begin with: the assistant, frozen, and who judges, if anybody does."""
 
     text: TinyText
     assistant: GPT
-    judge: RewardModel
+    judge: RewardModel | None
     seed: int
 
     def asked(self) -> list[Instruction]:
