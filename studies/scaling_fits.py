@@ -83,7 +83,7 @@ def draw() -> bytes:
     """Mean losses over tokens for each size, the fitted law, its E and the true one."""
     from minillm.school import show  # it needs matplotlib, which the tables do not
 
-    title = "The fitted floor lies beside the true one"
+    title = "The fitted floor is nearly as far off as the best run"
     axes = show.figure(title, "tokens read", "loss (nats a fact)", height=4.2)
     show.count_axis(axes, log=True)
     sizes = sorted({study().values(arm, "N")[0] for arm in points()})
