@@ -317,6 +317,26 @@ def bits_table() -> str:
     return table(head, rows)
 
 
+def experts_table() -> str:
+    """What experts add at equal operations, their load, and who does what."""
+    study, rows = load_study("15_moe"), []
+    ranks = list(study.values("dense", "recall by rank")[0])
+    told_of = {
+        "entropy of the load (even: 2.079)": ("at last",),
+        "expert and domain share (of 1.752)": ("nats", "domain"),
+        "by the token alone": ("nats", "domain, by token"),
+        "by chance": ("nats", "domain, by chance"),
+    }
+    for arm in study.settings:
+        recall = [told(of(study, arm, "recall by rank", r), True) for r in ranks]
+        paths = [] if arm == "dense" else told_of.values()
+        rest = [told(of(study, arm, *path)) for path in paths] or [""] * len(told_of)
+        rows.append([arm, told(of(study, arm, "excess")), *recall, *rest])
+    facts = [f"facts of rank {r}" for r in ranks]
+    head = ["all in nats, facts in percent", "excess", *facts, *told_of]
+    return table(head, rows)
+
+
 TABLES = {
     "01_optimizers": optimizer_table,
     "02_size_and_recall": recall_table,
@@ -332,6 +352,7 @@ TABLES = {
     "12_planted_rank": rank_table,
     "13_peft_table": peft_table,
     "14_quality_against_bits": bits_table,
+    "15_moe": experts_table,
     "16_scaling": scaling_table,
 }
 HEAD = """# What was measured
@@ -423,6 +444,12 @@ FINDINGS = {
         (", trained on the grid", "QAT 2", "excess"),
         ("; in four: NF4", "NF4", "excess"),
         (", in 32", "float32", "excess"),
+    ],
+    "15_moe": [
+        ("excess at equal operations, nats a token: dense", "dense", "excess"),
+        (", eight experts", "experts, balancing loss", "excess"),
+        ("; entropy of their load, nats", "experts, balancing loss", "at last"),
+        (", without balancing", "experts, no balancing", "at last"),
     ],
     "16_scaling": scaling_finding,
 }
