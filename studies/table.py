@@ -7,8 +7,11 @@ python studies/table.py --all   all of them, for studies/README.md
 import sys
 from statistics import fmean, stdev
 
+import scaling_fits
+
 from minillm.school.studies import Study, load_study
 from minillm.school.tiny_sft import HELD_OUT
+from minillm.training.scaling_fit import jackknife
 from minillm.world import KINDS, World
 from minillm.world.asking import MIXTURE
 from minillm.world.instructions import instructions
@@ -231,6 +234,36 @@ def equal_tokens_table() -> str:
     return table(["held-out sums right", "before", *head, "CPU s"], rows)
 
 
+def scaling_table() -> str:
+    """What was fitted beside the truth, and how far each point is above it."""
+    study = load_study("16_scaling")
+    head = ["60 runs at 20 points", "E", "alpha", "beta", "residual"]
+    fits = table(head, scaling_fits.rows())
+    sizes = list(dict.fromkeys(study.values(arm, "N")[0] for arm in study.settings))
+    read = list(dict.fromkeys(study.values(arm, "D")[0] for arm in study.settings))
+
+    def excess(N: int, D: int) -> str:
+        found = (r["loss"] for r in study.runs if (r["N"], r["D"]) == (N, D))
+        return told([loss - scaling_fits.ENTROPY for loss in found])
+
+    rows = [[f"{N:,}", *(excess(N, D) for D in read)] for N in sizes]
+    head = [f"{D / 1e6:.1f} M tokens" for D in read]
+    above = table(["parameters; nats above the truth", *head], rows)
+    picture = "![Loss over tokens for five sizes](results/16_scaling.png)"
+    return f"{fits}\n\n{above}\n\n{picture}"
+
+
+def scaling_finding() -> str:
+    """The fitted entropy beside the true one."""
+    E, law = scaling_fits.ENTROPY, scaling_fits.law()
+    worst = max(abs(each.E / E - 1) for each in jackknife(*scaling_fits.runs()))
+    return (
+        f"entropy, nats a fact: true {E:.3f}, fitted {law.E:.3f}, which is "
+        f"{100 * abs(law.E / E - 1):.1f} % off, and {100 * worst:.1f} % at worst if a "
+        "point is left out"
+    )
+
+
 def rank_table() -> str:
     """What each rank leaves of a change of rank 4, and at which rate it was best."""
     study = load_study("12_planted_rank")
@@ -320,6 +353,7 @@ TABLES = {
     "13_peft_table": peft_table,
     "14_quality_against_bits": bits_table,
     "15_moe": experts_table,
+    "16_scaling": scaling_table,
 }
 HEAD = """# What was measured
 
@@ -419,6 +453,7 @@ FINDINGS = {
         ("; entropy of their load, nats", "experts, balancing loss", "at last"),
         (", without balancing", "experts, no balancing", "at last"),
     ],
+    "16_scaling": scaling_finding,
 }
 SHARES = {"recall by rank", "confidence", "chosen", "accuracy", "right_before", "right"}
 SHARES |= {"before", "after", "pair_accuracy", "longer", "facts"}
@@ -435,6 +470,8 @@ def page() -> str:
 
 def finding(name: str) -> str:
     """What a study found, in a sentence."""
+    if callable(FINDINGS[name]):
+        return FINDINGS[name]()
     study = load_study(name)
     return "".join(
         f"{words} {told(of(study, arm, *path), path[0] in SHARES)}"

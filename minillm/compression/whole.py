@@ -15,8 +15,17 @@ from torch import Tensor, nn
 
 from minillm.compression.calibration import Inputs, calibrate, inner_linears
 from minillm.compression.linear import Held, HeldLinear, held_bytes
+from minillm.errors import require
 
-Quantizer = Callable[[Tensor, Inputs | None], Held]
+Quantizer = Callable[[Tensor, Inputs], Held]
+
+
+class _Unseen:
+    """Stands where inputs would be, and tells whoever looks at them."""
+
+    def __getattr__(self, name: str) -> None:
+        need = "text, as this quantizer looks at inputs"
+        require(False, "batches", None, need, "give rows of tokens without padding")
 
 
 @torch.no_grad()
@@ -41,8 +50,8 @@ def quantize_model(
         the model.
 
     Raises:
-        ValueError: no such layer, as ``calibrate`` and the quantizer; the model is then
-            unchanged.
+        ValueError: no such layer, no batches for a quantizer that looks at inputs, as
+            ``calibrate`` and the quantizer; the model is then unchanged.
 
     >>> from minillm.compression.nf4 import quantize_nf4
     >>> from minillm.model import GPT, GPTConfig
@@ -54,7 +63,7 @@ def quantize_model(
     found = inner_linears(model, targets)
     seen = {} if batches is None else calibrate(model, batches)
     made = {
-        name: HeldLinear(layer, quantizer(layer.weight, seen.get(name)))
+        name: HeldLinear(layer, quantizer(layer.weight, seen.get(name, _Unseen())))
         for name, layer in found.items()
     }
     for name, layer in made.items():  # all or none

@@ -567,12 +567,14 @@ def test_every_arm_of_every_study_runs(name, arms, monkeypatch):
 
 def test_every_study_in_the_folder_is_tried():
     # 03: test_tiny_tour.py; 04: test_objectives_study.py; 06 to 09:
-    # test_preferring.py; 05, 10, 11: test_alignment_studies.py
+    # test_preferring.py; 05, 10, 11: test_alignment_studies.py;
+    # 12 to 14: test_compression_studies.py; 16: test_scaling_study.py
     names = {file.stem for file in (ROOT / "studies").glob("[0-9]*.py")}
     early = {"01_optimizers", "02_size_and_recall", "03_tour", "04_objectives"}
     preferences = {"06_dpo_family", "07_displacement", "08_where_dpo_fails"}
     late = {"05_closed_world", "10_overoptimisation", "11_equal_tokens"}
-    assert names == early | preferences | {"09_annotators"} | late
+    small = {"12_planted_rank", "13_peft_table", "14_quality_against_bits"}
+    assert names == early | preferences | {"09_annotators", "16_scaling"} | late | small
 
 
 def test_a_study_does_not_grow_old_with_the_code_that_keeps_its_results(tmp_path):

@@ -108,6 +108,8 @@ def test_what_cannot_be_quantized_is_refused_and_the_model_stays_as_it_was():
         quantize_model(model, lambda w, x: quantize_nf4(w), targets="query")
     with pytest.raises(ValueError, match="divisor of 64"):
         quantize_model(model, lambda w, x: quantize_rtn(w, Grid(4, 5)))
+    with pytest.raises(ValueError, match="batches must be text"):
+        quantize_model(model, lambda w, x: gptq(w, x.hessian))
     model.layers[0].mlp.down_proj.weight.data[0, 0] = math.nan  # the last one
     for quantizer, _ in QUANTIZERS.values():
         with pytest.raises(ValueError, match="finite"):
