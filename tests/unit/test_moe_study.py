@@ -36,7 +36,7 @@ def test_every_arm_runs_at_the_same_operations_but_for_the_router(study):
             assert len(measured["load entropy"]) == 2
             assert 0 <= measured["nats"]["domain"] <= math.log(8)
     dense, *others = operations
-    assert len(set(others)) == 1 and dense < others[0] < 1.01 * dense
+    assert set(operations) == {dense, others[0]} and dense < others[0] < 1.01 * dense
 
 
 def test_information_is_zero_if_independent_and_the_entropy_if_equal(study):
