@@ -329,7 +329,7 @@ def experts_table() -> str:
     }
     for arm in study.settings:
         recall = [told(of(study, arm, "recall by rank", r), True) for r in ranks]
-        paths = [] if arm == "dense" else told_of.values()
+        paths = [] if arm.startswith("dense") else told_of.values()
         rest = [told(of(study, arm, *path)) for path in paths] or [""] * len(told_of)
         rows.append([arm, told(of(study, arm, "excess")), *recall, *rest])
     facts = [f"facts of rank {r}" for r in ranks]
@@ -448,6 +448,8 @@ FINDINGS = {
     "15_moe": [
         ("excess at equal operations, nats a token: dense", "dense", "excess"),
         (", eight experts", "experts, balancing loss", "excess"),
+        ("; three times as long: dense", "dense, three times as long", "excess"),
+        (", experts", "experts, three times as long", "excess"),
         ("; entropy of their load, nats", "experts, balancing loss", "at last"),
         (", without balancing", "experts, no balancing", "at last"),
     ],

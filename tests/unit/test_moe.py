@@ -93,6 +93,8 @@ def test_renormalised_gates_are_a_softmax_over_the_chosen_logits():
     logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]]).double()
     gates = choose_experts(logits.softmax(-1), 2).gates
     torch.testing.assert_close(gates, logits[0, :2].softmax(-1))
+    scaled = choose_experts(logits.softmax(-1), 2, scale=2.5).gates
+    torch.testing.assert_close(scaled, 2.5 * gates)
     kept = choose_experts(logits.softmax(-1), 2, renormalise=False).gates
     expected = torch.tensor([0.643914, 0.236883]).double()
     torch.testing.assert_close(kept, expected, rtol=1e-5, atol=0)
