@@ -573,7 +573,7 @@ def test_every_study_in_the_folder_is_tried():
     early = {"01_optimizers", "02_size_and_recall", "03_tour", "04_objectives"}
     preferences = {"06_dpo_family", "07_displacement", "08_where_dpo_fails"}
     late = {"05_closed_world", "10_overoptimisation", "11_equal_tokens"}
-    small = {"12_planted_rank", "13_peft_table", "14_quality_against_bits"}
+    small = {"15_moe", "12_planted_rank", "13_peft_table", "14_quality_against_bits"}
     assert names == early | preferences | {"09_annotators", "16_scaling"} | late | small
 
 
