@@ -568,7 +568,8 @@ def test_every_arm_of_every_study_runs(name, arms, monkeypatch):
 def test_every_study_in_the_folder_is_tried():
     # 03: test_tiny_tour.py; 04: test_objectives_study.py; 06 to 09:
     # test_preferring.py; 05, 10, 11: test_alignment_studies.py;
-    # 12 to 14: test_compression_studies.py; 16: test_scaling_study.py
+    # 12 to 14: test_compression_studies.py; 15: test_moe_study.py;
+    # 16: test_scaling_study.py
     names = {file.stem for file in (ROOT / "studies").glob("[0-9]*.py")}
     early = {"01_optimizers", "02_size_and_recall", "03_tour", "04_objectives"}
     preferences = {"06_dpo_family", "07_displacement", "08_where_dpo_fails"}
