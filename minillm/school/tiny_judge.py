@@ -40,7 +40,7 @@ from minillm.world.preferences import OPENINGS, SORRY, annotate
 from minillm.world.questions import REFUSAL
 
 MORE, FROM = 6_000, 34_000  # instructions that the trunk reads, and how many to choose
-REFUSALS = 400  # instructions, of which most have an answer
+REFUSALS = 1_000  # instructions, of which most have an answer
 JUDGED = 1200  # verdicts to be measured with
 
 

@@ -4,6 +4,8 @@ Every function returns the picture and its description in words, which becomes i
 alternative text and its caption.
 """
 
+from statistics import pstdev
+
 from matplotlib.axes import Axes
 
 from minillm.alignment.held_out import Outcome
@@ -125,7 +127,9 @@ def alignment_picture(found: dict[str, Outcome]) -> tuple[Axes, str]:
     colors, ends = (show.TRUTH, show.WARM, show.RIVAL, show.OURS), []
     for (name, one), color in zip(found.items(), colors, strict=True):
         axes.plot([before.proxy, one.proxy], [before.reward, one.reward], color=color)
-        axes.plot([one.proxy], [one.reward], "o", color=color, markersize=9)
+        error = pstdev(one.rewards) / len(one.rewards) ** 0.5
+        point = {"fmt": "o", "color": color, "markersize": 9}
+        axes.errorbar(one.proxy, one.reward, yerr=error, **point)
         ends.append((one.reward, f"{name.upper()}, KL {one.kl:.1f}", color))
     axes.margins(0.2)
     right = max(one.proxy for one in found.values())
@@ -137,7 +141,8 @@ def alignment_picture(found: dict[str, Outcome]) -> tuple[Axes, str]:
     )
     alt = (
         "True reward of sampled responses to held-out instructions against the reward "
-        f"that the reward model gives them, each joined with the assistant: {told}."
+        f"that the reward model gives them, each joined with the assistant: {told}. "
+        "Bars are standard errors over the instructions, of this one run."
     )
     return axes, alt
 
