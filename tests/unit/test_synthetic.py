@@ -69,7 +69,7 @@ def test_the_expected_yield_is_that_of_every_way_to_draw():
             weight = math.prod(TEACHER[text] for text in said)
             some += weight * len(sift(["2+2="], [said], is_right, most=1).pairs)
         assert some == pytest.approx(expected_pass(0.6, k), rel=1e-12)
-    assert expected_pass(1e-18, 10) == pytest.approx(1e-17, rel=1e-12)
+    assert expected_pass(1e-18, 10) == pytest.approx(1e-17, rel=1e-12, abs=0)
 
 
 def test_without_verification_the_student_learns_the_errors_of_the_teacher():
