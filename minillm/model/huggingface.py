@@ -80,9 +80,9 @@ def export_huggingface(model: GPT, folder: str | Path, tokenizer=None) -> Path:
     folder, head = Path(folder), "lm_head.weight"
     weights = model.weights()
     with torch.device("meta"):
-        other = differences(shapes(weights), shapes(GPT(model.config).weights()))
+        other = sorted(weights.keys() ^ GPT(model.config).weights().keys())
     need, remedy = "a plain Llama's", "merge or unload what was put into it"
-    require(not other, "weights", [*other][:4], need, remedy)
+    require(not other, "weights", other[:4], need, remedy)
     theirs = {n if n == head else f"model.{n}": t for n, t in weights.items()}
     save_tensors(folder / "model.safetensors", theirs, {"format": "pt"})
     if tokenizer is not None:
