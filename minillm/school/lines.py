@@ -5,7 +5,7 @@ a statement over three lines counts three. The README prints these lines of each
 and beside them those that *do* something: imports and the heads of functions aside.
 Heads carry the shape of every argument here, one to a line, and a third of the code is
 of these two kinds; to write them shorter would save lines and nothing else. A test
-holds what does something under 7,000 lines for the rooms that teach and 4,000 for what
+holds what does something under 7,200 lines for the rooms that teach and 4,000 for what
 surrounds them. Teaching text is therefore free; only mechanism costs. What chapters say
 in Python, their exercises with all wrong answers, and the claims that they examine, is
 content like the notebooks, and is counted apart.
@@ -32,7 +32,7 @@ TEACHING = (
 )
 AROUND = ("serving", "school")
 CONTENT = "exercises and claims"
-LIMITS = {TEACHING: 7_000, AROUND: 4_000}
+LIMITS = {TEACHING: 7_200, AROUND: 4_000}
 
 SILENT = {
     tokenize.COMMENT,

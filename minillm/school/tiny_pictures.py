@@ -1,7 +1,6 @@
 """The pictures of a model of TinyWorld, each with a title that states what was found.
 
-Every function returns the picture and its description in words, which becomes its
-alternative text and its caption.
+Every function returns the picture and, in words, its alternative text and caption.
 """
 
 from statistics import pstdev
@@ -44,8 +43,7 @@ def excess_picture(looks: MetricsLog) -> tuple[Axes, str]:
     )
     alt = (
         f"Excess over the floor against tokens, both on logarithmic axes, by kind of "
-        f"text. At the end, in nats per token: {told}. Zero would be the best there "
-        "can be."
+        f"text. At the end, in nats per token: {told}. Zero is the best there can be."
     )
     return axes, alt
 
@@ -128,21 +126,20 @@ def alignment_picture(found: dict[str, Outcome]) -> tuple[Axes, str]:
     for (name, one), color in zip(found.items(), colors, strict=True):
         axes.plot([before.proxy, one.proxy], [before.reward, one.reward], color=color)
         error = pstdev(one.rewards) / len(one.rewards) ** 0.5
-        point = {"fmt": "o", "color": color, "markersize": 9}
-        axes.errorbar(one.proxy, one.reward, yerr=error, **point)
+        axes.errorbar(one.proxy, one.reward, error, fmt="o", color=color, markersize=9)
         ends.append((one.reward, f"{name.upper()}, KL {one.kl:.1f}", color))
     axes.margins(0.2)
     right = max(one.proxy for one in found.values())
     axes.set_xlim(right=right + 0.4 * (right - axes.get_xlim()[0]))
     show.spread_labels(axes, right, ends)
     told = "; ".join(
-        f"{name.upper()} {one.reward:.2f} and {one.proxy:.2f}, KL {one.kl:.2f} nats"
-        for name, one in found.items()
+        f"{n.upper()} {o.reward:.2f} and {o.proxy:.2f}, KL {o.kl:.2f} nats"
+        for n, o in found.items()
     )
     alt = (
         "True reward of sampled responses to held-out instructions against the reward "
         f"that the reward model gives them, each joined with the assistant: {told}. "
-        "Bars are standard errors over the instructions, of this one run."
+        "Bars are standard errors over instructions, of this one run."
     )
     return axes, alt
 
@@ -152,25 +149,23 @@ def cost_picture(found: dict[str, Found]) -> tuple[Axes, str]:
     luck = "one run; with another seed another may be best"
     title = cost_title({name: one.cost.nbytes for name, one in found.items()})
     axes = show.figure(title, f"bytes held while training ({luck})", "", height=2.6)
-    colors, told = (show.TRUTH, show.WARM, show.OURS), []
+    parts = {"weights": show.TRUTH, "gradients": show.WARM, "moments": show.OURS}
+    told = []
     for (name, one), place in zip(found.items(), (2, 1, 0), strict=True):
         cost, left = one.cost, 0
-        for part, color in zip(
-            ("weights", "gradients", "moments"), colors, strict=True
-        ):
-            axes.barh(place, getattr(cost, part), left=left, color=color, height=0.6)
-            middle = left + getattr(cost, part) / 2
+        for part, color in parts.items():
+            n = getattr(cost, part)
+            axes.barh(place, n, left=left, color=color, height=0.6)
             if place == 2:  # the longest bar says what the colours are
-                axes.annotate(
-                    part, (middle, 2), color="white", ha="center", va="center"
-                )
-            left += getattr(cost, part)
+                at = (left + n / 2, 2)
+                axes.annotate(part, at, color="white", ha="center", va="center")
+            left += n
         text = f"{one.right:.0%} right, {cost.trained:,} trained"
         show.label(axes, left, place, text, show.TEXT)
         told.append(f"{WAYS[name]} {left:,} bytes, {text}")
     axes.set_yticks((2, 1, 0), [WAYS[name] for name in found])
     axes.grid(visible=False, axis="y")
-    axes.set_xlim(0, 1.6 * max(one.cost.nbytes for one in found.values()))
+    axes.set_xlim(0, 1.6 * axes.dataLim.xmax)
     show.count_axis(axes)
     alt = (
         "Bytes of weights, gradients and the optimizer's moments, the part of held-out "
@@ -198,8 +193,8 @@ def alignment_title(rewards: dict[str, float]) -> str:
     >>> alignment_title({"SFT": 3.9, "PPO": 3.85})
     'None became better than SFT by the true reward'
     """
-    (first, before), *_ = rewards.items()
-    best = max(rewards, key=rewards.get)
+    first, best = next(iter(rewards)), max(rewards, key=rewards.get)
     if best == first:
         return f"None became better than {first} by the true reward"
-    return f"{best} gains most in true reward: from {before:.2f} to {rewards[best]:.2f}"
+    before, after = rewards[first], rewards[best]
+    return f"{best} gains most in true reward: from {before:.2f} to {after:.2f}"
