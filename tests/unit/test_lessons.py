@@ -27,7 +27,7 @@ ENDS = ["", "!", " in the long winter of a far land", " and why is that so?"]
 
 
 def prepared(lines, **settings) -> Lessons:
-    return prepare_lessons(lines, TOKENIZER, **{"T": 220, "share": 0.3} | settings)
+    return prepare_lessons(lines, TOKENIZER, **{"T": 190, "share": 0.3} | settings)
 
 
 def line_of(prompt: str, answer: str) -> str:
