@@ -5,7 +5,7 @@ them), ``int8``, ``floats``; then ``bits``, ``uniform``, ``calibration``, ``gptq
 ``awq`` (which code to take), ``whole`` (all layers of a model, and the bits that it
 really holds), ``kquants`` and ``gguf_file`` (what llama.cpp reads), ``qat``;
 ``distillation`` and ``distilling``, ``merging`` and ``thinning`` make one model of
-others.
+others; ``synthetic`` makes text of one, and keeps what is right.
 """
 
 from minillm.compression.awq import awq
@@ -22,6 +22,13 @@ from minillm.compression.linear import HeldLinear, NF4Linear, held_bytes
 from minillm.compression.merging import slerp, soup, task_arithmetic
 from minillm.compression.nf4 import dequantize_nf4, quantize_nf4
 from minillm.compression.qat import apply_qat, finish_qat
+from minillm.compression.synthetic import (
+    Sifted,
+    expected_pass,
+    pass_at_k,
+    sample_responses,
+    sift,
+)
 from minillm.compression.thinning import dare, ties
 from minillm.compression.uniform import Grid, quantize_rtn
 from minillm.compression.whole import quantize_model, stored_bits

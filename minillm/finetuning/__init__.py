@@ -8,7 +8,7 @@ for text that always parses. Then what is trained instead of the model: ``target
 ``adapted`` (what such layers share), ``lora``, ``lora_state``, ``adapter_files``,
 ``dora``, ``ia3``; ``bottleneck``, ``prefix``, ``prompts``, which cannot be merged;
 ``qlora``, on a base in four bits. ``forgetting`` is the price of all of it, and what
-can be done.
+can be done; ``continued`` is pre-training that goes on, with more words.
 """
 
 from minillm.finetuning.adapted import (
@@ -21,6 +21,12 @@ from minillm.finetuning.adapted import (
 from minillm.finetuning.adapter_files import load_lora, save_lora
 from minillm.finetuning.bottleneck import apply_adapters, fuse_adapters
 from minillm.finetuning.constrained import JsonMask, generate_json
+from minillm.finetuning.continued import (
+    extend_tokenizer,
+    grow_vocabulary,
+    piece_shares,
+    rewarmed,
+)
 from minillm.finetuning.dora import DoRALinear
 from minillm.finetuning.forgetting import (
     Replay,

@@ -70,7 +70,8 @@ def export_huggingface(model: GPT, folder: str | Path, tokenizer=None) -> Path:
         tokenizer: a ``minillm.data.Tokenizer``, so that AutoTokenizer finds its files.
 
     Raises:
-        ValueError: float64 weights, which no such folder holds; an encoder.
+        ValueError: float64 weights, which no such folder holds; an encoder; a model
+            with adapters, experts or quantized layers, which is no Llama.
         DiskFullError: no room; config.json comes last, so the folder does not load.
     """
     dtype = str(model.embed_tokens.weight.dtype).removeprefix("torch.")
@@ -78,6 +79,10 @@ def export_huggingface(model: GPT, folder: str | Path, tokenizer=None) -> Path:
     model.config.require_causal()
     folder, head = Path(folder), "lm_head.weight"
     weights = model.weights()
+    with torch.device("meta"):
+        other = sorted(weights.keys() ^ GPT(model.config).weights().keys())
+    need, remedy = "a plain Llama's", "merge or unload what was put into it"
+    require(not other, "weights", other[:4], need, remedy)
     theirs = {n if n == head else f"model.{n}": t for n, t in weights.items()}
     save_tensors(folder / "model.safetensors", theirs, {"format": "pt"})
     if tokenizer is not None:

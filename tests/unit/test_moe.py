@@ -8,7 +8,14 @@ import torch
 from torch import nn
 
 from minillm.data.batches import Windows
-from minillm.model import GPT, GREEDY, GPTConfig, MoEConfig, generate
+from minillm.model import (
+    GPT,
+    GREEDY,
+    GPTConfig,
+    MoEConfig,
+    export_huggingface,
+    generate,
+)
 from minillm.model.experts import buffered, grouped, masked
 from minillm.model.layers import SwiGLU
 from minillm.model.moe import MoE, moe_layers, nudge_biases, with_experts
@@ -304,3 +311,10 @@ def test_functions_refuse_what_cannot_be_done():
     ):
         with pytest.raises(ValueError, match=message):
             call()
+
+
+def test_a_model_with_experts_is_not_exported_as_the_llama_that_it_is_not(tmp_path):
+    model = with_experts(GPT(GPTConfig(64, 1, 2, n_embd=16)), MoEConfig(n_experts=4))
+    with pytest.raises(ValueError, match=r"weights must be a plain Llama's.*experts"):
+        export_huggingface(model, tmp_path / "llama")
+    assert not (tmp_path / "llama").exists()
