@@ -1,7 +1,8 @@
 """Fine-tuning: from a model that continues to one that responds, and cheaper ways.
 
-Read ``formats`` (whose data), ``sft`` (what is trained), ``packing``, ``mixing`` (of
-several tasks), and ``respond`` (what came of it); ``tools``, ``tool_chat`` and
+Read ``formats`` (whose data), ``lessons`` (what of it is learned), ``sft`` (what is
+trained), ``stopping`` (for how long), ``packing``, ``mixing`` (of several tasks), and
+``respond`` (what came of it); ``tools``, ``tool_chat`` and
 ``tool_formats`` for conversations with programs; ``json_automaton`` and ``constrained``
 for text that always parses. Then what is trained instead of the model: ``targets`` and
 ``adapted`` (what such layers share), ``lora``, ``lora_state``, ``adapter_files``,
@@ -44,6 +45,7 @@ from minillm.finetuning.formats import (
 )
 from minillm.finetuning.ia3 import IA3Linear, apply_ia3
 from minillm.finetuning.json_automaton import accepts, schema
+from minillm.finetuning.lessons import Lessons, prepare_lessons, similarity
 from minillm.finetuning.lora import LoRALinear, apply_lora, lora_layers
 from minillm.finetuning.lora_state import compose_lora, load_lora_state, lora_state
 from minillm.finetuning.mixing import Mixture, mixing_shares
@@ -58,6 +60,15 @@ from minillm.finetuning.qlora import (
 )
 from minillm.finetuning.respond import respond
 from minillm.finetuning.sft import finetune, sft_config, sft_examples
+from minillm.finetuning.stopping import (
+    Look,
+    StoppingRule,
+    distinct_n,
+    first_word_entropy,
+    fit_to_best,
+    mean_loss,
+    self_overlap,
+)
 from minillm.finetuning.tool_chat import (
     CHATML_TOOLS,
     LLAMA3_TOOLS,
