@@ -1,9 +1,10 @@
 """Fine-tuning: from a model that continues to one that responds, and cheaper ways.
 
-Read ``formats`` (whose data), ``lessons`` (what of it is learned), ``sft`` (what is
-trained), ``stopping`` (for how long), ``packing``, ``mixing`` (of several tasks), and
-``respond`` (what came of it); ``tools``, ``tool_chat`` and
-``tool_formats`` for conversations with programs; ``json_automaton`` and ``constrained``
+Read ``formats`` (whose data), ``likeness`` and ``lessons`` (what of it is learned),
+``sft`` (what is trained), ``stopping`` (for how long), ``collapse`` (into what it may),
+``packing``, ``mixing`` (of several tasks), and ``respond`` (what came of it);
+``tools``, ``tool_chat`` and ``tool_formats`` for conversations with programs;
+``json_automaton`` and ``constrained``
 for text that always parses. Then what is trained instead of the model: ``targets`` and
 ``adapted`` (what such layers share), ``lora``, ``lora_state``, ``adapter_files``,
 ``dora``, ``ia3``; ``bottleneck``, ``prefix``, ``prompts``, which cannot be merged;
@@ -20,6 +21,7 @@ from minillm.finetuning.adapted import (
 )
 from minillm.finetuning.adapter_files import load_lora, save_lora
 from minillm.finetuning.bottleneck import apply_adapters, fuse_adapters
+from minillm.finetuning.collapse import distinct_n, first_word_entropy, self_overlap
 from minillm.finetuning.constrained import JsonMask, generate_json
 from minillm.finetuning.continued import (
     extend_tokenizer,
@@ -45,7 +47,8 @@ from minillm.finetuning.formats import (
 )
 from minillm.finetuning.ia3 import IA3Linear, apply_ia3
 from minillm.finetuning.json_automaton import accepts, schema
-from minillm.finetuning.lessons import Lessons, prepare_lessons, similarity
+from minillm.finetuning.lessons import Lessons, prepare_lessons
+from minillm.finetuning.likeness import similarity
 from minillm.finetuning.lora import LoRALinear, apply_lora, lora_layers
 from minillm.finetuning.lora_state import compose_lora, load_lora_state, lora_state
 from minillm.finetuning.mixing import Mixture, mixing_shares
@@ -60,15 +63,7 @@ from minillm.finetuning.qlora import (
 )
 from minillm.finetuning.respond import respond
 from minillm.finetuning.sft import finetune, sft_config, sft_examples
-from minillm.finetuning.stopping import (
-    Look,
-    StoppingRule,
-    distinct_n,
-    first_word_entropy,
-    fit_to_best,
-    mean_loss,
-    self_overlap,
-)
+from minillm.finetuning.stopping import Look, StoppingRule, fit_to_best, mean_loss
 from minillm.finetuning.tool_chat import (
     CHATML_TOOLS,
     LLAMA3_TOOLS,

@@ -11,13 +11,8 @@ from minillm.data.chat import encode_chat
 from minillm.data.templates import CHATML
 from minillm.finetuning import LLAMA3, Lessons, prepare_lessons, similarity
 from minillm.finetuning.formats import write_openai
-from minillm.finetuning.lessons import (
-    is_held_out,
-    ngrams,
-    normalise,
-    question,
-    read_lines,
-)
+from minillm.finetuning.lessons import is_held_out, question, read_lines
+from minillm.finetuning.likeness import ngrams, normalise
 
 TOKENIZER = Tokenizer(merges=())
 NAMES = TOKENIZER.special_names + LLAMA3.special_names
