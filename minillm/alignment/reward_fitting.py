@@ -63,7 +63,23 @@ def fit_head(
     """
     require_positive(decay=decay)
     require(len(pairs) > 0, "pairs", 0, "at least 1", "ask an annotator first")
-    chosen, rejected = _read(model, pairs, B, progress)
+    return fit_features(model, *read_features(model, pairs, B, progress), decay)
+
+
+@torch.no_grad()
+def fit_features(
+    model: RewardModel,
+    chosen: Float[Tensor, "N F"],
+    rejected: Float[Tensor, "N F"],
+    decay: float = 1e-4,
+) -> float:
+    """As ``fit_head``, to features that were read before: another head costs nothing.
+
+    >>> from minillm.model import GPT, GPTConfig
+    >>> model = RewardModel(GPT(GPTConfig(64, n_layer=1, n_head=2, n_embd=16)))
+    >>> fit_features(model, torch.eye(16), -torch.eye(16)) < 0.1
+    True
+    """
     d = (chosen - rejected).double()
     scale = d.square().mean(dim=0).sqrt().clamp(min=1e-9)
     d = d / scale
@@ -78,10 +94,18 @@ def fit_head(
     return bradley_terry_loss(d @ w, d.new_zeros(len(d))).item()
 
 
-def _read(
+@torch.no_grad()
+def read_features(
     model: RewardModel, pairs: Sequence[Pair], B: int, progress: bool
 ) -> tuple[Float[Tensor, "N F"], Float[Tensor, "N F"]]:
-    """The features of both sides, in evaluation mode."""
+    """The features of both sides, in evaluation mode.
+
+    >>> from minillm.model import GPT, GPTConfig
+    >>> model = RewardModel(GPT(GPTConfig(64, n_layer=1, n_head=2, n_embd=16)))
+    >>> chosen, rejected = read_features(model, [Pair([1, 2], [1, 3])], 1, False)
+    >>> chosen.shape
+    torch.Size([1, 16])
+    """
     was_training, parts = model.training, []
     model.eval()
     places = range(0, len(pairs), B)

@@ -5,11 +5,9 @@ is compared with both: with them it cannot agree more often than their noise per
 and with the truth it may.
 """
 
-from collections.abc import Sequence
-
 from minillm.alignment.reward_fitting import fit_head
 from minillm.alignment.reward_model import RewardModel
-from minillm.alignment.reward_pairs import Verdict, encode_pairs, opening_ids
+from minillm.alignment.reward_pairs import encode_pairs, opening_ids
 from minillm.data import Tokenizer
 from minillm.model import GPT
 from minillm.world.instructions import preferences
@@ -26,7 +24,6 @@ def reward_model(
     lore: Lore,
     pairs: int,
     progress: bool = False,
-    others: Sequence[Verdict] = (),
 ) -> RewardModel:
     """A head on the assistant, fitted to verdicts; the assistant stays as it is.
 
@@ -36,10 +33,9 @@ def reward_model(
         lore: of the world that it speaks of.
         pairs: how many verdicts of the world's own.
         progress: show a bar.
-        others: verdicts to learn from as well.
     """
     model = RewardModel(assistant, opening_ids(tokenizer))
-    verdicts = [*preferences(lore, pairs, ANNOTATOR), *others]
+    verdicts = preferences(lore, pairs, ANNOTATOR)
     told_apart = [v for v in verdicts if v[1].chosen != v[1].rejected]
     fit_head(model, encode_pairs(tokenizer, told_apart), progress=progress)
     return model.eval()
